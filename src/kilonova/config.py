@@ -1,0 +1,86 @@
+"""What an installation is told: one frozen dataclass per component, filled by the command line (and later a TOML file).
+
+Defaults are those of the documentation. Nothing here reads the environment or touches the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+DriverName = Literal["qemu", "namespace", "fake"]
+AccelerationName = Literal["auto", "kvm", "tcg"]
+
+
+@dataclass(frozen=True)
+class ApiConfig:
+    address: str = "127.0.0.1"
+    port: int = 8770
+    region: str = "RegionOne"
+    public_url: str = ""
+    """What clients should use; empty: http://ADDRESS:PORT."""
+    token_lifetime_s: int = 4 * 3600
+    max_body_bytes: int = 2 * 1024 * 1024
+    """Of a JSON body; image and object uploads stream without a limit but the quota's."""
+
+    @property
+    def url(self) -> str:
+        return self.public_url or f"http://{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """How one host realises networks and guests."""
+
+    name: str = "host1"
+    prefix: str = "kn"
+    """Begins the name of every namespace this host makes; at most 4 characters."""
+    driver: DriverName = "qemu"
+    acceleration: AccelerationName = "auto"
+    simulate: bool = False
+    """No kernel is touched: the network agent plans and 'applies' to nothing; the driver is `fake`."""
+    trunks: dict[str, str] = field(default_factory=dict)
+    """Physical network -> device (in the switch namespace) that carries its VLAN tags; none: this host alone."""
+    public_bridge: str = "br-public"
+    public_gateway: str = ""
+    public_interface: str = ""
+    """A NIC of this machine that is moved into the switch namespace as the public bridge's uplink."""
+    poll_interval_s: float = 30.0
+    heartbeat_interval_s: float = 5.0
+    availability_zone: str = "nova"
+    vcpus: int = 0
+    """Offered to guests; 0: processors x 16."""
+    ram_mb: int = 0
+    """Offered to guests; 0: what the machine has."""
+    disk_gb: int = 0
+    """Offered to guests; 0: the state directory's file system."""
+    qemu_user: str = "nobody"
+    """The unprivileged user that guests' processes run as; empty: the user of this process."""
+    boot_deadline_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Defaults of networks; the pool's as in 2010."""
+
+    default_manager: str = "vlan"
+    physical_network: str = "physnet1"
+    user_vlan_first: int = 2000
+    user_vlan_last: int = 4094
+    """Segment ids of networks that users make by the network API."""
+    mtu: int = 1500
+    dns_nameservers: tuple[str, ...] = ()
+    """Upstream servers that dnsmasq forwards to; none: names of the network only."""
+
+
+@dataclass(frozen=True)
+class Config:
+    state_dir: Path
+    api: ApiConfig = field(default_factory=ApiConfig)
+    host: HostConfig = field(default_factory=HostConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.state_dir / 'kilonova.sqlite'}"
