@@ -1,0 +1,177 @@
+"""The rows of durable operations: who works on what, on which step, until when.
+
+A user action that takes time is one row. A worker claims it with a lease and renews the lease while it works; when the
+worker dies another claims the row after the lease. At the deadline the reaper fails it. The engine that runs them is
+`kilonova.operations`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+
+from kilonova.context import Context
+from kilonova.ids import OperationId, ProjectId, RequestId, UserId, new_id
+from kilonova.store.schema import now, operations
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One claimed operation, as its worker sees it."""
+
+    id: OperationId
+    kind: str
+    resource_id: str
+    project_id: str | None
+    user_id: str | None
+    request_id: str
+    topic: str
+    step: str
+    arguments: dict[str, Any]
+    deadline: datetime
+
+    @property
+    def context(self) -> Context:
+        """The context of the request that began it."""
+        return Context(
+            request_id=RequestId(self.request_id),
+            project_id=ProjectId(self.project_id) if self.project_id else None,
+            user_id=UserId(self.user_id) if self.user_id else None,
+        )
+
+
+def begin(
+    tx: Connection,
+    kind: str,
+    resource_id: str,
+    *,
+    context: Context,
+    topic: str,
+    step: str,
+    deadline_s: float,
+    arguments: dict[str, Any] | None = None,
+) -> OperationId:
+    """Write a new running operation; the caller casts `run_operation` to `topic` after the commit."""
+    operation_id = OperationId(new_id())
+    tx.execute(
+        insert(operations).values(
+            id=operation_id,
+            kind=kind,
+            resource_id=resource_id,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            request_id=context.request_id,
+            topic=topic,
+            step=step,
+            arguments=arguments or {},
+            deadline=now() + timedelta(seconds=deadline_s),
+        )
+    )
+    return operation_id
+
+
+def claim(tx: Connection, operation_id: str, owner: str, lease_s: float) -> Operation | None:
+    """Take the lease; none when the operation has ended or another worker's lease still runs."""
+    moment = now()
+    claimed = tx.execute(
+        update(operations)
+        .where(
+            operations.c.id == operation_id,
+            operations.c.state == "running",
+            or_(operations.c.owner.is_(None), operations.c.owner == owner, operations.c.lease_until < moment),
+        )
+        .values(owner=owner, lease_until=moment + timedelta(seconds=lease_s))
+    )
+    if not claimed.rowcount:
+        return None
+    return _operation(tx.execute(select(operations).where(operations.c.id == operation_id)).one())
+
+
+def renew(tx: Connection, operation_id: str, owner: str, lease_s: float) -> bool:
+    """Prolong the lease; false when it was lost or the operation has ended."""
+    renewed = tx.execute(
+        update(operations)
+        .where(operations.c.id == operation_id, operations.c.owner == owner, operations.c.state == "running")
+        .values(lease_until=now() + timedelta(seconds=lease_s))
+    )
+    return bool(renewed.rowcount)
+
+
+def advance(tx: Connection, operation_id: str, *, step: str, topic: str) -> None:
+    """Hand the operation to the worker of the next step; the caller casts to `topic` after the commit."""
+    tx.execute(
+        update(operations)
+        .where(operations.c.id == operation_id, operations.c.state == "running")
+        .values(step=step, topic=topic, owner=None, lease_until=None)
+    )
+
+
+def complete(tx: Connection, operation_id: str) -> None:
+    _end(tx, operation_id, "done", None)
+
+
+def fail(tx: Connection, operation_id: str, error: str) -> None:
+    _end(tx, operation_id, "failed", error)
+
+
+def _end(tx: Connection, operation_id: str, state: str, error: str | None) -> None:
+    tx.execute(
+        update(operations)
+        .where(operations.c.id == operation_id, operations.c.state == "running")
+        .values(state=state, error=error, owner=None, lease_until=None)
+    )
+
+
+def cancel_for(tx: Connection, resource_id: str, reason: str, *, except_id: str = "") -> None:
+    """Fail every running operation of a resource but one: a delete overtakes all others."""
+    tx.execute(
+        update(operations)
+        .where(operations.c.resource_id == resource_id, operations.c.state == "running", operations.c.id != except_id)
+        .values(state="failed", error=reason, owner=None, lease_until=None)
+    )
+
+
+def running_for(tx: Connection, resource_id: str) -> list[Operation]:
+    """The running operations of a resource, oldest first."""
+    query = select(operations).where(operations.c.resource_id == resource_id, operations.c.state == "running")
+    return [_operation(row) for row in tx.execute(query.order_by(operations.c.created_at))]
+
+
+def pending_for_topic(tx: Connection, topic: str, owner: str = "") -> list[OperationId]:
+    """Running operations of a topic that nobody else holds: those to resume."""
+    query = select(operations.c.id).where(
+        operations.c.state == "running",
+        operations.c.topic == topic,
+        or_(operations.c.owner.is_(None), operations.c.owner == owner, operations.c.lease_until < now()),
+    )
+    return [OperationId(row.id) for row in tx.execute(query.order_by(operations.c.created_at))]
+
+
+def overdue(tx: Connection) -> list[Operation]:
+    """Running operations past their deadline."""
+    query = select(operations).where(operations.c.state == "running", operations.c.deadline < now())
+    return [_operation(row) for row in tx.execute(query)]
+
+
+def prune(tx: Connection, older_than_s: float) -> int:
+    """Forget ended operations; how many."""
+    horizon = now() - timedelta(seconds=older_than_s)
+    ended = tx.execute(delete(operations).where(operations.c.state != "running", operations.c.updated_at < horizon))
+    return ended.rowcount
+
+
+def _operation(row: Row[Any]) -> Operation:
+    return Operation(
+        id=OperationId(row.id),
+        kind=row.kind,
+        resource_id=row.resource_id,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        request_id=row.request_id,
+        topic=row.topic,
+        step=row.step,
+        arguments=row.arguments,
+        deadline=row.deadline,
+    )
