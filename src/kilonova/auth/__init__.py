@@ -1,0 +1,1 @@
+"""The auth manager: users, projects, domains, roles, assignments, tokens, revocations, catalog, policy."""
