@@ -2,7 +2,7 @@
 
 Signing keys and revocations are held in memory and refreshed every `REFRESH_S` seconds: a revocation holds at once in
 the process that made it and within `REFRESH_S` in the others. What changes users, projects and assignments is in this
-package's other modules, as units of work; run them with `change` so that the revocations they make hold when it returns.
+package's other modules, as units of work; run them with `change`: the revocations they make hold when it returns.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ class AuthManager:
     async def refresh(self) -> None:
         """Learn what other processes have revoked and the keys they sign with."""
 
-        def load(
-            tx: Connection,
-        ) -> tuple[dict[str, bytes], list[tuple[str, revocations.datetime, revocations.datetime]]]:
+        def load(tx: Connection) -> tuple[dict[str, bytes], list[revocations.Revocation]]:
             return signing_keys.load(tx), revocations.load(tx, self._revocations.since)
 
         self._keys, rows = await self.store.read(load)
@@ -136,7 +134,7 @@ class AuthManager:
         return self._sign(token), token
 
     def service_token(self) -> str:
-        """A short-lived token of the cloud itself (roles admin and service), made again when half of its life is over."""
+        """A short-lived token of the cloud itself (roles admin and service), made again when half its life is over."""
         text, renew_at = self._service_token
         if time.monotonic() >= renew_at:
             moment = time.time_ns() // 1000

@@ -21,6 +21,9 @@ LONGEST_TOKEN = timedelta(days=1)
 OVERLAP = timedelta(seconds=60)
 """How far a refresh reads back behind the newest row it knows: later commits may carry earlier times."""
 
+Revocation = tuple[str, datetime, datetime]
+"""Subject, revoked at, expires at."""
+
 
 def of_token(token_id: str) -> str:
     return f"token:{token_id}"
@@ -53,8 +56,8 @@ def revoke(tx: Connection, subject: str) -> None:
         tx.execute(insert(revocations).values(subject=subject, **values))
 
 
-def load(tx: Connection, since: datetime | None = None) -> list[tuple[str, datetime, datetime]]:
-    """(subject, revoked at, expires at), all or those revoked at or after `since`."""
+def load(tx: Connection, since: datetime | None = None) -> list[Revocation]:
+    """All revocations, or those revoked at or after `since`."""
     query = select(revocations.c.subject, revocations.c.revoked_at, revocations.c.expires_at)
     if since is not None:
         query = query.where(revocations.c.revoked_at >= since)
@@ -74,7 +77,7 @@ class Revocations:
         """From when on the store may hold rows that are not known here; none: all of them."""
         return None if self._newest is None else self._newest - OVERLAP
 
-    def learn(self, rows: list[tuple[str, datetime, datetime]]) -> None:
+    def learn(self, rows: list[Revocation]) -> None:
         """Add rows of the store and drop what has expired."""
         for subject, revoked_at, expires_at in rows:
             self._revoked_us[subject] = round(revoked_at.timestamp() * 1e6)
