@@ -319,6 +319,7 @@ instances = Table(
     Column("public_key", Text),
     Column("user_data", Text, doc="base64, as the client sent it"),
     _flag("config_drive", False),
+    Column("disk_config", String(8), nullable=False, default="MANUAL", doc="MANUAL | AUTO, as the client asked"),
     _json("metadata", dict),
     _json("tags", list),
     _flag("locked", False),
