@@ -1,0 +1,1 @@
+"""Places instances on compute hosts and projects' networks on network hosts."""

@@ -227,7 +227,11 @@ images = Table(
     Column("project_id", String(36), nullable=False, index=True),
     Column("name", String(255)),
     Column(
-        "status", String(16), nullable=False, default="queued", doc="queued | saving | active | killed | deactivated"
+        "status",
+        String(16),
+        nullable=False,
+        default="queued",
+        doc="queued | saving | uploading (staged) | active | deactivated",
     ),
     Column("visibility", String(16), nullable=False, default="shared", doc="public | private | shared | community"),
     Column("disk_format", String(20)),
@@ -237,6 +241,7 @@ images = Table(
     Column("checksum", String(32)),
     Column("hash_algorithm", String(16)),
     Column("hash_value", String(128)),
+    Column("object_name", String(80), unique=True, doc="the object that holds, or is being given, its bytes"),
     Column("min_disk_gb", Integer, nullable=False, default=0),
     Column("min_ram_mb", Integer, nullable=False, default=0),
     _flag("protected", False),
@@ -247,11 +252,23 @@ images = Table(
     _updated(),
 )
 
+image_members = Table(
+    "image_members",
+    metadata,
+    Column("image_id", String(36), ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", String(36), primary_key=True, doc="the project that the image is shared with"),
+    Column("status", String(16), nullable=False, default="pending", doc="pending | accepted | rejected"),
+    _created(),
+    _updated(),
+    Index("ix_image_members_project", "project_id"),
+)
+
 containers = Table(
     "containers",
     metadata,
     Column("account", String(64), primary_key=True),
     Column("name", String(256), primary_key=True),
+    _json("metadata", dict),
     _created(),
 )
 
@@ -285,6 +302,13 @@ flavors = Table(
     _flag("is_public", True),
     _json("extra_specs", dict),
     _created(),
+)
+
+flavor_access = Table(
+    "flavor_access",
+    metadata,
+    Column("flavor_id", String(255), ForeignKey("flavors.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", String(64), primary_key=True, doc="a project that may use a flavor that is not public"),
 )
 
 keypairs = Table(
