@@ -75,12 +75,32 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class ObjectStoreConfig:
+    """Where objects are kept and how long an unfinished upload may lie about."""
+
+    url: str = ""
+    """What the image service reaches it by, ending in /object-store/v1; empty: this machine's API server."""
+    orphan_grace_s: float = 3600.0
+    """A file or object that no row names is removed when it is older than this."""
+    sweep_interval_s: float = 600.0
+
+
+@dataclass(frozen=True)
 class Config:
     state_dir: Path
     api: ApiConfig = field(default_factory=ApiConfig)
     host: HostConfig = field(default_factory=HostConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    object_store: ObjectStoreConfig = field(default_factory=ObjectStoreConfig)
 
     @property
     def database_url(self) -> str:
         return f"sqlite:///{self.state_dir / 'kilonova.sqlite'}"
+
+    @property
+    def object_store_url(self) -> str:
+        """Where the image service finds the object store."""
+        if self.object_store.url:
+            return self.object_store.url.rstrip("/")
+        address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.api.address, self.api.address)  # noqa: S104
+        return f"http://{address}:{self.api.port}/object-store/v1"

@@ -97,6 +97,12 @@ class NoMoreNetworks(Conflict):
     """The pool has no free network left; `kilonova network create` adds some."""
 
 
+class LengthRequired(KilonovaError):
+    """An upload says neither its length nor that it comes in chunks."""
+
+    status = 411
+
+
 class PreconditionFailed(KilonovaError):
     status = 412
 
@@ -107,6 +113,18 @@ class TooLarge(KilonovaError):
 
 class UnsupportedMediaType(KilonovaError):
     status = 415
+
+
+class RangeNotSatisfiable(KilonovaError):
+    """The range lies outside the object."""
+
+    status = 416
+
+
+class Unprocessable(KilonovaError):
+    """The content is not what the request says it is: a checksum or an image format does not match."""
+
+    status = 422
 
 
 class NoValidHost(KilonovaError):
@@ -129,6 +147,12 @@ class Unavailable(KilonovaError):
 
 class DeadlineExceeded(Unavailable):
     """Nobody answered in time."""
+
+
+class InsufficientStorage(KilonovaError):
+    """The disk is full; the message names it."""
+
+    status = 507
 
 
 class CommandFailed(KilonovaError):
