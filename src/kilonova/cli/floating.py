@@ -1,0 +1,56 @@
+"""`kilonova floating`: the ranges that floating addresses are taken from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from kilonova.cli.client import Client, state_dir_option
+from kilonova.cli.main import PrefixGroup, example
+from kilonova.cli.output import json_option, show_json, show_table
+
+_PATH = "/kilonova/floating-ranges"
+
+
+@click.group(cls=PrefixGroup, epilog=example("kilonova floating list"))
+def floating() -> None:
+    """Fill and look at the ranges of floating addresses."""
+
+
+@floating.command(epilog=example("kilonova floating create host1 203.0.113.0/24"))
+@click.argument("host")
+@click.argument("cidr", metavar="RANGE")
+@state_dir_option
+@json_option
+def create(host: str, cidr: str, state_dir: Path, as_json: bool) -> None:
+    """Give the network host HOST a RANGE (CIDR) of floating addresses."""
+    body = {"floating_range": {"host": host, "cidr": cidr}}
+    made = Client.from_environment(state_dir).request("POST", "network", _PATH, body)["floating_range"]
+    if as_json:
+        show_json(made)
+    else:
+        click.echo(f"{made['cidr']} on {made['host']}: {made['size']} addresses")
+
+
+@floating.command(epilog=example("kilonova floating delete 203.0.113.0/24"))
+@click.argument("cidr", metavar="RANGE")
+@state_dir_option
+def delete(cidr: str, state_dir: Path) -> None:
+    """Take a RANGE away, whole; refused while one of its addresses is in use."""
+    Client.from_environment(state_dir).request("DELETE", "network", f"{_PATH}/{quote(cidr, safe='')}")
+    click.echo(f"{cidr} deleted")
+
+
+@floating.command("list", epilog=example("kilonova floating list --json"))
+@state_dir_option
+@json_option
+def list_(state_dir: Path, as_json: bool) -> None:
+    """List the ranges and how much of each is used."""
+    found = Client.from_environment(state_dir).get("network", _PATH)["floating_ranges"]
+    if as_json:
+        show_json(found)
+        return
+    rows = [[item["host"], item["cidr"], item["size"], item["used"]] for item in found]
+    show_table(["HOST", "RANGE", "ADDRESSES", "USED"], rows, empty="no floating ranges: `kilonova floating create`")
