@@ -1,0 +1,26 @@
+"""The tour of `make demo`, as it is: real guests in QEMU, on a cloud and a port of the test's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT, TINY, free_port
+
+
+@pytest.mark.timeout(420)
+def test_the_tour_of_the_demo_passes_twice_in_a_row(tmp_path: Path) -> None:
+    assert TINY.exists(), f"{TINY} is missing: `make image` builds it"
+    state = tmp_path / "demo"
+    argv = [sys.executable, str(ROOT / "tools" / "demo"), "--state-dir", str(state), "--port", str(free_port())]
+    kilonova = str(Path(sys.executable).parent / "kilonova")
+    try:
+        for _ in range(2):
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "demo: ok" in done.stdout
+    finally:
+        subprocess.run([kilonova, "down", "--purge", "--state-dir", str(state)], timeout=60, check=True)
+    assert not state.exists()
