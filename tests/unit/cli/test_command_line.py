@@ -1,0 +1,73 @@
+"""Verbs, usage errors and tables of the command line; no cloud needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kilonova.cli.main import _COMMANDS, kilonova
+from kilonova.cli.output import show_table
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "kilonova.cli.main", *args]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("verb", sorted(_COMMANDS))
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    result = CliRunner().invoke(kilonova, [verb, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Example:" in result.output
+
+
+def test_every_subcommand_has_help_with_an_example() -> None:
+    context = click.Context(kilonova)
+    for verb in _COMMANDS:
+        group = kilonova.get_command(context, verb)
+        for name in group.list_commands(context) if isinstance(group, click.Group) else []:
+            result = CliRunner().invoke(kilonova, [verb, name, "--help"])
+            assert result.exit_code == 0, result.output
+            assert f"Example: kilonova {verb}" in result.output.replace("sudo ", "")
+
+
+def test_verbs_match_by_unique_prefix() -> None:
+    assert CliRunner().invoke(kilonova, ["floa", "li", "--help"]).exit_code == 0
+    ambiguous = run("s")
+    assert ambiguous.returncode == 2
+    assert "could be any of" in ambiguous.stderr
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    assert run("frobnicate").returncode == 2
+
+
+def test_failures_are_one_line_and_exit_1(tmp_path: Path) -> None:
+    failed = run("project", "list", "--state-dir", str(tmp_path))
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("kilonova: ")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_vpn_run_and_spawn_say_that_they_come_later() -> None:
+    for args in (["vpn", "run", "demo"], ["vpn", "spawn"]):
+        refused = run(*args)
+        assert refused.returncode == 1
+        assert "later release" in refused.stderr
+
+
+@pytest.mark.parametrize("assignment", ["nonsense", "num_networks=many", "surprise=1"])
+def test_bad_assignments_of_2010_are_usage_errors(assignment: str) -> None:
+    refused = run("network", "create", assignment)
+    assert refused.returncode == 2
+    assert assignment.split("=", maxsplit=1)[0] in refused.stderr
+
+
+def test_tables_line_up(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(["A", "LONG"], [["x", None], ["wider", True]])
+    assert capsys.readouterr().out.splitlines() == ["A      LONG", "-----  ----", "x      -", "wider  yes"]
