@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from kilonova.auth import revocations, signing_keys, tokens
+from kilonova.auth import bootstrap, revocations, signing_keys, tokens
+from kilonova.auth.catalog import SERVED, Service
 from kilonova.auth.passwords import Passwords
 from kilonova.auth.tokens import Named, Token
 from kilonova.config import Config
@@ -39,8 +40,10 @@ SERVICE_TOKEN_S = 600.0
 class AuthManager:
     """`start` before use. `authenticate`, `read`, `issue` and `service_token` are synchronous and touch no database."""
 
-    def __init__(self, store: Store, config: Config) -> None:
+    def __init__(self, store: Store, config: Config, services: Sequence[Service] = SERVED) -> None:
+        """`services` is what the catalog lists."""
         self.store = store
+        self.services = tuple(services)
         self.passwords = Passwords()
         self._lifetime_us = int(min(config.api.token_lifetime_s, revocations.LONGEST_TOKEN.total_seconds()) * 1e6)
         self._keys: dict[str, bytes] = {}
@@ -60,6 +63,20 @@ class AuthManager:
             await asyncio.gather(self._refresher, return_exceptions=True)
             self._refresher = None
         self.passwords.close()
+
+    async def bootstrap(self, admin_password: str | None) -> bootstrap.Administrator:
+        """Make the default domain, the standard roles and the user and project `admin` where they are missing.
+
+        A password that is given becomes the administrator's, unless it is that already; none leaves it as it is.
+        Raises `Unavailable` without a password before there is an administrator.
+        """
+        known = await self.store.read(bootstrap.administrator)
+        new_hash: str | None = None
+        if admin_password is not None and not (
+            known is not None and await self.passwords.matches(admin_password, known[1])
+        ):
+            new_hash = await self.passwords.hash(admin_password)
+        return await self.change(bootstrap.bootstrap, new_hash)
 
     async def refresh(self) -> None:
         """Learn what other processes have revoked and the keys they sign with."""
