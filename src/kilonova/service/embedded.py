@@ -13,7 +13,7 @@ from kilonova import log as logs
 from kilonova.config import ApiConfig, Config, HostConfig
 from kilonova.errors import KilonovaError
 from kilonova.service import credentials
-from kilonova.service.first_rows import prepare
+from kilonova.service.first_rows import SANDBOX_GATEWAY, prepare
 from kilonova.service.installation import ALL, Component, Installation
 from kilonova.service.state import Options, StateDirectory
 
@@ -32,7 +32,7 @@ def configuration(state: StateDirectory, options: Options) -> Config:
             acceleration=options.acceleration,  # type: ignore[arg-type]
             simulate=options.mode == "simulate",
             trunks=options.trunks,
-            public_gateway="203.0.113.1" if options.mode == "sandbox" else "",
+            public_gateway=SANDBOX_GATEWAY.split("/")[0] if options.mode == "sandbox" else "",
         ),
     )
 
@@ -71,6 +71,10 @@ async def _serve(
 
     try:
         await installation.start(listener, first_rows)
+        if options.mode == "sandbox" and Component.NETWORK in components:
+            from kilonova.network.host.sandbox import make_outside
+
+            await asyncio.to_thread(make_outside, config, SANDBOX_GATEWAY)
         log.info("ready: %s at %s", ", ".join(sorted(components)), config.api.url)
         ready()
         await installation.wait()

@@ -16,6 +16,8 @@ from kilonova.store.schema import pool_networks, subnets
 
 SANDBOX_NETWORKS = 100
 SANDBOX_FLOATING_RANGE = "203.0.113.0/24"
+SANDBOX_GATEWAY = "203.0.113.1/24"
+"""The outside namespace's address on the public bridge."""
 
 
 async def prepare(installation: Installation, options: Options, password: str) -> None:

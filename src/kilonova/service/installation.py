@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kilonova.auth.manager import AuthManager
@@ -68,7 +69,7 @@ class Installation:
         await self.store.open()
         await self._run(self.auth)
         await prepare()
-        application = self._application()
+        application = await self._application()
         if listener is not None and application is not None:
             await self._listen(application, listener)
         await self._start_controllers()
@@ -111,9 +112,16 @@ class Installation:
             await self._run(Scheduler(self.store, self.bus, self.config))
             await self._run(Reaper(self.store, self.bus, self.config))
 
-    def _application(self) -> ASGIApp | None:
+    async def _application(self) -> ASGIApp | None:
         """The web front end of the components that have one."""
         mounts: list[tuple[str, ASGIApp]] = []
+        if Component.OBJECTSTORE in self.components:
+            from kilonova.objectstore.component import ObjectStore
+            from kilonova.objectstore.http import ObjectStoreApplication
+
+            objects = ObjectStore(self.store, self.config)
+            await self._run(objects)
+            mounts.append(("/object-store", ObjectStoreApplication(objects, self.auth.authenticate)))
         if Component.API in self.components:
             from kilonova.api.registries import all_registries
             from kilonova.api.routing import Services
@@ -162,3 +170,4 @@ class _Mounts:
             if not prefix or path == prefix or path.startswith(f"{prefix}/"):
                 await application(scope, receive, send)
                 return
+        await PlainTextResponse("not served by this process", 404)(scope, receive, send)
