@@ -72,7 +72,7 @@ def _enter(namespace: str) -> None:
 
 
 def _attach(device: str) -> int:
-    if not Path(f"/proc/thread-self/net/dev_snmp6/{device}").exists() and device not in _links():
+    if device not in link_names():
         raise CommandFailed(f"tap {device} does not exist: the network agent did not wire its port")
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -84,6 +84,7 @@ def _attach(device: str) -> int:
     return descriptor
 
 
-def _links() -> set[str]:
+def link_names() -> set[str]:
+    """The links of the network namespace this thread is in."""
     lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
     return {line.partition(":")[0].strip() for line in lines}

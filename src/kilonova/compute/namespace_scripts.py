@@ -1,0 +1,91 @@
+"""What runs inside a light guest: shell scripts for busybox, and nothing else of this machine.
+
+The guest's root is a tmpfs with one program in it. It takes an address by DHCP (with routes and MTU), reads its
+metadata, sets its host name, runs user data that is a script, and answers HTTP on port 80 with its name and echo on
+port 7.
+"""
+
+ENTER = """\
+# $1 busybox, $2 root directory, $3 console log, $4 directory of these scripts, $5 interfaces, $6 name without metadata
+set -e
+exec >>"$3" 2>&1 </dev/null
+$1 mount -t tmpfs -o size=16m,mode=755 guest "$2"
+cd "$2"
+$1 mkdir bin dev etc old proc root run tmp www
+for program in cat chmod cut grep hostname httpd ip kill nc sed sh sleep timeout udhcpc umount wget; do
+  $1 ln -s busybox bin/$program
+done
+: > bin/busybox; $1 mount --bind "$1" bin/busybox
+for device in null zero urandom; do : > dev/$device; $1 mount --bind /dev/$device dev/$device; done
+$1 cp "$4"/init "$4"/dhcp "$4"/metadata .
+$1 chmod 755 init dhcp metadata
+$1 mount -t proc proc proc
+$1 pivot_root . old
+exec bin/busybox chroot . /bin/busybox env -i PATH=/bin HOME=/root /bin/sh /init "$5" "$6"
+"""
+
+INIT = """\
+interfaces=$1 name=$2
+say() { echo "guest $(cut -d' ' -f1 /proc/uptime) $*"; }
+trap 'say power button; exit 0' TERM
+umount -l /old
+hostname guest
+ip link set lo up
+nc -ll -p 7 -e /bin/cat &
+for interface in $interfaces; do
+  ip link set $interface up
+  udhcpc -f -t 20 -T 1 -A 3 -i $interface -s /dhcp -O staticroutes -O mtu -O search >/dev/null &
+done
+sh /metadata "$name" &
+say ready
+while :; do sleep 3600 & wait $!; done
+"""
+
+DHCP = """\
+#!/bin/sh
+case $1 in
+deconfig) ip -4 addr flush dev $interface; ip link set $interface up;;
+bound|renew)
+  [ -n "$mtu" ] && ip link set $interface mtu $mtu
+  ip -4 addr add $ip/$mask dev $interface 2>/dev/null
+  if [ -n "$staticroutes" ]; then  # RFC 3442: they replace the router option
+    set -- $staticroutes
+    while [ $# -ge 2 ]; do
+      if [ "$2" = 0.0.0.0 ]; then ip route replace $1 dev $interface
+      else ip route replace $1 via $2 dev $interface onlink; fi
+      shift 2
+    done
+  else
+    for r in $router; do ip route replace default via $r dev $interface onlink; break; done
+  fi
+  { [ -n "$domain" ] && echo search ${search:-$domain}; for d in $dns; do echo nameserver $d; done; } > /etc/resolv.conf
+  echo "guest $(cut -d' ' -f1 /proc/uptime) lease $interface $ip/$mask router=$router mtu=$mtu" >> /proc/1/fd/1;;
+esac
+"""
+
+METADATA = """\
+name=$1
+base=http://169.254.169.254/openstack/latest
+say() { echo "guest $(cut -d' ' -f1 /proc/uptime) $*"; }
+now() { cut -d. -f1 /proc/uptime; }
+serving=
+serve() {
+  hostname "$1"; echo "$1" > /www/index.html
+  [ -n "$serving" ] || httpd -p 80 -h /www
+  serving=yes
+}
+began=$(now)
+until timeout 2 wget -q -O /run/meta_data.json $base/meta_data.json 2>/dev/null; do
+  waited=$(($(now) - began))
+  [ $waited -ge 5 ] && [ -z "$serving" ] && { say no metadata yet; serve "$name"; }
+  [ $waited -ge 60 ] && { say no metadata; exit; }
+  sleep 0.1
+done
+found=$(sed -n 's/.*"hostname" *: *"\\([^"]*\\)".*/\\1/p' /run/meta_data.json)
+serve "${found%%.*}"
+say "metadata hostname=$(hostname)"
+timeout 5 wget -q -O /run/user_data $base/user_data 2>/dev/null || exit
+case $(sed -n '1s/^\\(#!\\).*/\\1/p' /run/user_data) in
+'#!') sh /run/user_data; say "user data done: $?";;
+esac
+"""
