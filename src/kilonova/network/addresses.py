@@ -1,0 +1,182 @@
+"""Hands out the addresses of a subnet, inside a transaction of the store. Never twice, never a reserved one.
+
+`allocate` takes the oldest freed address, else the next one no cursor has passed; its cost does not grow with the
+addresses in use. What was released is handed out again only after `kilonova.store.addresses.confirm_forgotten`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+
+from kilonova.errors import AlreadyExists, BadRequest, NoMoreAddresses
+from kilonova.ids import new_id
+from kilonova.network.errors import InvalidIpForSubnet, IpAddressAlreadyAllocated
+from kilonova.store.schema import addresses, allocation_pools, reusable_addresses
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+LARGEST_OFFSET = 2**63 - 1
+"""What an offset's column holds; an IPv6 subnet is used up to there."""
+
+
+def allocate(tx: Connection, subnet: RowMapping, port_id: str) -> str:
+    """Give a port an address of the subnet (a row of `subnets`). Raises `NoMoreAddresses`."""
+    address = _reuse(tx, subnet) or _advance(tx, subnet)
+    if address is None:
+        raise NoMoreAddresses(
+            f"No more IP addresses available on network {subnet['network_id']}: "
+            f"all {size_of(tx, subnet['id'])} addresses "
+            f"of subnet {subnet['id']} ({subnet['cidr']}) are in use or still held; delete ports or add a subnet."
+        )
+    _take(tx, subnet, address, port_id)
+    return address
+
+
+def allocate_specific(
+    tx: Connection, subnet: RowMapping, port_id: str, wanted: str, *, is_gateway: bool = False
+) -> str:
+    """Give a port the address it asks for; `is_gateway` allows the gateway's, for a router's own interface.
+
+    Raises `AlreadyExists` when a port has it or a holder has not yet forgotten it, `BadRequest` when it is not of the
+    subnet or reserved.
+    """
+    address = _parsed(wanted)
+    network = ip_network(subnet["cidr"])
+    if address.version != network.version or address not in network:
+        raise InvalidIpForSubnet(
+            f"fixed_ips: IP address {wanted} is not a valid IP for the specified subnet {subnet['id']} ({network})."
+        )
+    if address in edges(network):
+        raise InvalidIpForSubnet(f"fixed_ips: {address} is reserved in {network}: the network or broadcast address.")
+    if not is_gateway and subnet["gateway_ip"] is not None and address == ip_address(subnet["gateway_ip"]):
+        raise InvalidIpForSubnet(f"fixed_ips: {address} is reserved in {network}: the gateway's address.")
+    text = str(address)
+    query = select(addresses.c.port_id).where(addresses.c.subnet_id == subnet["id"], addresses.c.address == text)
+    holder = tx.execute(query).one_or_none()
+    if holder is not None:
+        if holder.port_id is None:
+            raise AlreadyExists(f"IP address {text} was released but not yet forgotten by its host: try again shortly.")
+        raise IpAddressAlreadyAllocated(f"IP address {text} already allocated in subnet {subnet['id']}")
+    tx.execute(
+        delete(reusable_addresses).where(
+            reusable_addresses.c.subnet_id == subnet["id"], reusable_addresses.c.address == text
+        )
+    )
+    _take(tx, subnet, text, port_id)
+    return text
+
+
+def define_pools(tx: Connection, subnet_id: str, ranges: list[tuple[int, int]]) -> None:
+    """Make (first, last) offsets the pools of the subnet, replacing those it has; what is in use stays in use."""
+    tx.execute(delete(allocation_pools).where(allocation_pools.c.subnet_id == subnet_id))
+    tx.execute(delete(reusable_addresses).where(reusable_addresses.c.subnet_id == subnet_id))
+    rows = [
+        {
+            "id": new_id(),
+            "subnet_id": subnet_id,
+            "first_offset": first,
+            "last_offset": last,
+            "next_offset": first,
+        }
+        for first, last in sorted(ranges)
+    ]
+    if rows:
+        tx.execute(insert(allocation_pools), rows)
+
+
+def default_ranges(network: Network, gateway: Address | None) -> list[tuple[int, int]]:
+    """All of a subnet but its edges and gateway, as (first, last) offsets."""
+    first, last = usable(network)
+    last = min(last, LARGEST_OFFSET)
+    if gateway is None or gateway not in network:
+        return [(first, last)] if first <= last else []
+    middle = int(gateway) - int(network.network_address)
+    return [(a, b) for a, b in ((first, middle - 1), (middle + 1, last)) if a <= b and a >= first and b <= last]
+
+
+def usable(network: Network) -> tuple[int, int]:
+    """The first and last offset that a guest may have; a /31 and a /32 have no edges (RFC 3021)."""
+    last = network.num_addresses - 1
+    if network.prefixlen >= network.max_prefixlen - 1:
+        return 0, last
+    return 1, last - 1 if network.version == 4 else last
+
+
+def edges(network: Network) -> set[Address]:
+    """The addresses of a subnet that nobody may have: the network's and, in IPv4, the broadcast address."""
+    if network.prefixlen >= network.max_prefixlen - 1:
+        return set()
+    if network.version == 4:
+        return {network.network_address, network.broadcast_address}
+    return {network.network_address}
+
+
+def size_of(tx: Connection, subnet_id: str) -> int:
+    """How many addresses the subnet's pools hold, free or not."""
+    query = select(func.sum(allocation_pools.c.last_offset - allocation_pools.c.first_offset + 1))
+    return int(tx.execute(query.where(allocation_pools.c.subnet_id == subnet_id)).scalar_one() or 0)
+
+
+def _take(tx: Connection, subnet: RowMapping, address: str, port_id: str) -> None:
+    tx.execute(
+        insert(addresses).values(
+            subnet_id=subnet["id"], address=address, network_id=subnet["network_id"], port_id=port_id
+        )
+    )
+
+
+def _reuse(tx: Connection, subnet: RowMapping) -> str | None:
+    """The address that has been free for longest."""
+    reusable = reusable_addresses
+    query = (
+        select(reusable.c.address)
+        .where(reusable.c.subnet_id == subnet["id"])
+        .order_by(reusable.c.freed_at, reusable.c.address)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    address: str | None = tx.execute(query).scalar_one_or_none()
+    if address is not None:
+        tx.execute(delete(reusable).where(reusable.c.subnet_id == subnet["id"], reusable.c.address == address))
+    return address
+
+
+def _advance(tx: Connection, subnet: RowMapping) -> str | None:
+    """The next address that no cursor has passed and nobody holds; the cursor moves behind it for good."""
+    pools = allocation_pools
+    base = int(ip_network(subnet["cidr"]).network_address)
+    make = IPv4Address if subnet["ip_version"] == 4 else IPv6Address
+    gateway = None if subnet["gateway_ip"] is None else str(ip_address(subnet["gateway_ip"]))
+    query = (
+        select(pools.c.id, pools.c.next_offset, pools.c.last_offset)
+        .where(pools.c.subnet_id == subnet["id"], pools.c.next_offset <= pools.c.last_offset)
+        .order_by(pools.c.first_offset)
+        .with_for_update()
+    )
+    for pool in tx.execute(query).all():
+        found = None
+        offset = pool.next_offset
+        while found is None and offset <= pool.last_offset:
+            candidate = str(make(base + offset))
+            offset += 1
+            if candidate != gateway and not _is_held(tx, subnet["id"], candidate):
+                found = candidate
+        tx.execute(update(pools).where(pools.c.id == pool.id).values(next_offset=offset))
+        if found is not None:
+            return found
+    return None
+
+
+def _is_held(tx: Connection, subnet_id: str, address: str) -> bool:
+    query = select(addresses.c.address).where(addresses.c.subnet_id == subnet_id, addresses.c.address == address)
+    return tx.execute(query).first() is not None
+
+
+def _parsed(text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise BadRequest(f"ip_address: '{text}' is not a valid IP address.") from None

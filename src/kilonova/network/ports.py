@@ -1,0 +1,192 @@
+"""The rows of a new port: MAC, addresses, groups. Every used address belongs to a port, the cloud's own included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, insert, select
+
+from kilonova.errors import BadRequest, NoMoreAddresses
+from kilonova.ids import PortId, new_id
+from kilonova.network import quota
+from kilonova.network.addresses import allocate, allocate_specific
+from kilonova.network.errors import InvalidIpForSubnet, NetworkNotFound
+from kilonova.network.groups import ensure_default_group
+from kilonova.network.macs import chosen_mac, new_mac
+from kilonova.store.schema import addresses, networks, port_security_groups, ports, subnets
+
+DHCP = "network:dhcp"
+ROUTER_INTERFACE = "network:router_interface"
+ROUTER_GATEWAY = "network:router_gateway"
+FLOATING_IP = "network:floatingip"
+SERVICE_OWNERS = (DHCP, ROUTER_INTERFACE, ROUTER_GATEWAY, FLOATING_IP)
+"""Owners of the cloud's own ports: they have no groups, no filters and no quota."""
+
+
+@dataclass(frozen=True)
+class FixedIp:
+    """An address as asked for (either part may be left out) or as given (both are there)."""
+
+    subnet_id: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class MadePort:
+    id: PortId
+    network_id: str
+    project_id: str
+    mac: str
+    host: str
+    fixed_ips: tuple[FixedIp, ...]
+
+
+def make_port(
+    tx: Connection,
+    *,
+    network_id: str,
+    project_id: str,
+    name: str = "",
+    device_id: str = "",
+    device_owner: str = "",
+    host: str = "",
+    vif: str = "none",
+    mac: str | None = None,
+    fixed_ips: Sequence[FixedIp] | None = None,
+    security_groups: Sequence[str] | None = None,
+    port_security_enabled: bool | None = None,
+    position: int = 0,
+    made_with_server: bool = False,
+    prefer_host: str | None = None,
+    **columns: Any,
+) -> MadePort:
+    """Insert a port of a network, with its addresses and groups, within the project's quota.
+
+    `fixed_ips` none: one address of the network's first subnet that has one (none if there is no subnet); empty: no
+    address. `security_groups` none: the project's default group. `prefer_host` tries subnets of that host first.
+    `columns` are further columns of `ports`. Raises `NetworkNotFound`, `NoMoreAddresses`, `QuotaExceeded`,
+    `AlreadyExists` or `BadRequest` for an address, `InUse` for a MAC. Whether the groups may be used by the project is
+    checked by the caller.
+    """
+    network = tx.execute(select(networks).where(networks.c.id == network_id)).mappings().one_or_none()
+    if network is None:
+        raise NetworkNotFound(f"Network {network_id} could not be found.")
+    is_service = device_owner in SERVICE_OWNERS
+    if not is_service:
+        quota.check(tx, project_id, "port")
+    secured = network["port_security_enabled"] if port_security_enabled is None else port_security_enabled
+    secured = secured and not is_service
+    port_id = PortId(new_id())
+    made_mac = new_mac(tx) if mac is None else chosen_mac(tx, mac)
+    tx.execute(
+        insert(ports).values(
+            id=port_id,
+            network_id=network_id,
+            project_id=project_id,
+            name=name,
+            mac=made_mac,
+            device_id=device_id,
+            device_owner=device_owner,
+            host=host,
+            vif=vif,
+            position=position,
+            made_with_server=made_with_server,
+            port_security_enabled=secured,
+            **columns,
+        )
+    )
+    given = give_addresses(
+        tx,
+        port_id,
+        network_id,
+        fixed_ips,
+        is_gateway=device_owner == ROUTER_INTERFACE,
+        prefer_host=prefer_host,
+    )
+    if secured:
+        groups = [ensure_default_group(tx, project_id)] if security_groups is None else security_groups
+        set_groups(tx, port_id, groups)
+    return MadePort(port_id, network_id, project_id, made_mac, host, given)
+
+
+def set_groups(tx: Connection, port_id: str, groups: Sequence[str]) -> None:
+    """Add a port to groups."""
+    rows = [{"port_id": port_id, "security_group_id": group} for group in dict.fromkeys(groups)]
+    if rows:
+        tx.execute(insert(port_security_groups), rows)
+
+
+def give_addresses(
+    tx: Connection,
+    port_id: str,
+    network_id: str,
+    wanted: Sequence[FixedIp] | None,
+    *,
+    is_gateway: bool = False,
+    prefer_host: str | None = None,
+) -> tuple[FixedIp, ...]:
+    """Allocate what is wanted (none: one address, from the first subnet that has one)."""
+    if wanted is not None and not wanted:
+        return ()
+    rows = subnets_of(tx, network_id, prefer_host)
+    if wanted is None:
+        return _any_address(tx, port_id, rows)
+    given: list[FixedIp] = []
+    # Addresses that are asked for by name come first: an automatic one must not take them away.
+    for item in sorted(wanted, key=lambda item: item.address is None):
+        subnet = _subnet_for(item, rows, network_id)
+        if item.address is None:
+            address = allocate(tx, subnet, port_id)
+        else:
+            address = allocate_specific(tx, subnet, port_id, item.address, is_gateway=is_gateway)
+        given.append(FixedIp(subnet["id"], address))
+    return tuple(given)
+
+
+def subnets_of(tx: Connection, network_id: str, prefer_host: str | None = None) -> list[RowMapping]:
+    """The subnets of a network, oldest first, those of `prefer_host` before the others."""
+    query = select(subnets).where(subnets.c.network_id == network_id).order_by(subnets.c.created_at, subnets.c.id)
+    rows = list(tx.execute(query).mappings())
+    if prefer_host:
+        rows.sort(key=lambda row: row["host"] != prefer_host)
+    return rows
+
+
+def _any_address(tx: Connection, port_id: str, rows: Sequence[RowMapping]) -> tuple[FixedIp, ...]:
+    failure: NoMoreAddresses | None = None
+    for subnet in rows:
+        try:
+            return (FixedIp(subnet["id"], allocate(tx, subnet, port_id)),)
+        except NoMoreAddresses as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return ()
+
+
+def _subnet_for(item: FixedIp, rows: Sequence[RowMapping], network_id: str) -> RowMapping:
+    if item.subnet_id is not None:
+        for row in rows:
+            if row["id"] == item.subnet_id:
+                return row
+        raise BadRequest(f"fixed_ips: subnet {item.subnet_id} is not a subnet of network {network_id}.")
+    if item.address is None:
+        raise BadRequest("fixed_ips: an entry needs subnet_id or ip_address.")
+    try:
+        address = ip_address(item.address)
+    except ValueError:
+        raise BadRequest(f"fixed_ips: '{item.address}' is not a valid IP address.") from None
+    for row in rows:
+        network = ip_network(row["cidr"])
+        if address.version == network.version and address in network:
+            return row
+    raise InvalidIpForSubnet(f"fixed_ips: IP address {address} is not in any subnet of network {network_id}.")
+
+
+def fixed_ips_of(tx: Connection, port_id: str) -> tuple[FixedIp, ...]:
+    """The addresses a port has."""
+    query = select(addresses.c.subnet_id, addresses.c.address).where(addresses.c.port_id == port_id)
+    return tuple(FixedIp(row.subnet_id, row.address) for row in tx.execute(query.order_by(addresses.c.subnet_id)))

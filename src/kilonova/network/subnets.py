@@ -1,0 +1,86 @@
+"""The rows of a new subnet: pools, and the port at which its DHCP, DNS and metadata services answer."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from kilonova.ids import SubnetId, new_id
+from kilonova.network.addresses import default_ranges, define_pools
+from kilonova.network.ports import DHCP, FixedIp, make_port
+from kilonova.store.addresses import release
+from kilonova.store.ports import release_port
+from kilonova.store.schema import addresses, networks, ports, subnets
+
+
+def insert_subnet(
+    tx: Connection,
+    *,
+    network: RowMapping,
+    project_id: str,
+    cidr: IPv4Network | IPv6Network,
+    gateway: IPv4Address | IPv6Address | None,
+    enable_dhcp: bool = True,
+    ranges: list[tuple[int, int]] | None = None,
+    **columns: Any,
+) -> SubnetId:
+    """Insert a subnet of a network (a row of `networks`); `ranges` are offsets, none: all but edges and gateway.
+
+    Raises `NoMoreAddresses` when DHCP is wanted and no address is left for it.
+    """
+    subnet_id = SubnetId(new_id())
+    tx.execute(
+        insert(subnets).values(
+            id=subnet_id,
+            network_id=network["id"],
+            project_id=project_id,
+            ip_version=cidr.version,
+            cidr=str(cidr),
+            gateway_ip=None if gateway is None else str(gateway),
+            enable_dhcp=enable_dhcp,
+            **columns,
+        )
+    )
+    define_pools(tx, subnet_id, default_ranges(cidr, gateway) if ranges is None else ranges)
+    if enable_dhcp and not network["external"]:
+        add_service_address(tx, network, subnet_id)
+    return subnet_id
+
+
+def add_service_address(tx: Connection, network: RowMapping, subnet_id: str) -> None:
+    """Give the subnet's services an address: the first of its pool, on a port of the cloud's own."""
+    made = make_port(
+        tx,
+        network_id=network["id"],
+        project_id=network["project_id"],
+        device_owner=DHCP,
+        device_id=f"dhcp-{network['id']}",
+        host=network["host"] or "",
+        fixed_ips=[FixedIp(subnet_id)],
+        status="ACTIVE",
+    )
+    tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=made.fixed_ips[0].address))
+
+
+def remove_service_address(tx: Connection, subnet_id: str) -> None:
+    """The subnet's services end: their port goes."""
+    query = (
+        select(ports.c.id)
+        .join(addresses, addresses.c.port_id == ports.c.id)
+        .where(addresses.c.subnet_id == subnet_id, ports.c.device_owner == DHCP)
+    )
+    for port_id in tx.execute(query).scalars().all():
+        release_port(tx, port_id)
+    tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=None))
+
+
+def release_in_subnet(tx: Connection, subnet_id: str, port: RowMapping) -> None:
+    """Take a port's addresses of one subnet away."""
+    query = select(addresses.c.address).where(addresses.c.subnet_id == subnet_id, addresses.c.port_id == port["id"])
+    release(tx, port["id"], mac=port["mac"], host=port["host"], only=list(tx.execute(query).scalars()))
+
+
+def network_row(tx: Connection, network_id: str) -> RowMapping:
+    return tx.execute(select(networks).where(networks.c.id == network_id)).mappings().one()
