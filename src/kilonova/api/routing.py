@@ -17,6 +17,7 @@ from starlette.responses import Response
 from kilonova.auth.manager import AuthManager
 from kilonova.auth.policy import Policy
 from kilonova.cloud.controller import Cloud
+from kilonova.cloud.image_bytes import ImageBytes
 from kilonova.config import Config
 from kilonova.context import Context
 from kilonova.errors import BadRequest, KilonovaError
@@ -33,6 +34,8 @@ class Services:
     cloud: Cloud
     auth: AuthManager
     config: Config
+    image_bytes: ImageBytes | None = None
+    """The client of the object store; none where images' bytes are not served."""
 
 
 @dataclass
@@ -137,7 +140,7 @@ class Registry:
         query: tuple[str, ...] = (),
         streams: bool = False,
     ) -> Callable[[Handler], Handler]:
-        """Register a handler. `query` names parameters for the OpenAPI file; with `streams` it reads the body itself."""
+        """Register a handler. `query` names parameters for the OpenAPI file; with `streams` it reads the body."""
 
         def register(handler: Handler) -> Handler:
             self.routes.append(Route(method, path, handler, policy, status, body, query, streams))
