@@ -94,8 +94,8 @@ async def _answer(
         response = registry.dialect(BadRequest("the client closed the connection before the body ended"), request_id)
     except Exception:
         log.exception("%s %s failed", http.method, http.url.path)
-        error = InternalError(f"The server failed; its log has the cause under {request_id}.")
-        response = registry.dialect(error, request_id)
+        failure = InternalError(f"The server failed; its log has the cause under {request_id}.")
+        response = registry.dialect(failure, request_id)
     for name, value in headers.items():
         response.headers[name] = value
     response.headers["x-openstack-request-id"] = request_id

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, and_, delete, insert, select
 
 from kilonova.auth import revocations, roles
 from kilonova.auth.roles import Role
+from kilonova.auth.tokens import Named
 from kilonova.errors import NotFound
 from kilonova.store import schema
 from kilonova.store.schema import role_assignments as table
@@ -29,8 +30,13 @@ SYSTEM = Target("system", "all")
 
 @dataclass(frozen=True)
 class Assignment:
-    user_id: str
+    user: Named
+    user_domain: Named
     target: Target
+    target_name: str
+    """Empty for the system."""
+    target_domain: Named | None
+    """Of a project."""
     role: Role
 
 
@@ -84,8 +90,20 @@ def roles_of(tx: Connection, user_id: str, target: Target) -> list[Role]:
 
 def listing(tx: Connection, wanted: AssignmentFilter, *, effective: bool = False) -> list[Assignment]:
     """All assignments that pass the filter; with `effective` also the implied ones."""
-    query = select(table, schema.roles.c.name, schema.roles.c.description).join(
-        schema.roles, schema.roles.c.id == table.c.role_id
+    users, projects = schema.users, schema.projects
+    query = (
+        select(
+            table,
+            schema.roles.c.name.label("role_name"),
+            schema.roles.c.description,
+            users.c.name.label("user_name"),
+            users.c.domain_id.label("user_domain_id"),
+            projects.c.name.label("project_name"),
+            projects.c.domain_id.label("project_domain_id"),
+        )
+        .join(schema.roles, schema.roles.c.id == table.c.role_id)
+        .join(users, users.c.id == table.c.user_id)
+        .outerjoin(projects, and_(table.c.target_type == "project", projects.c.id == table.c.target_id))
     )
     if wanted.user_id is not None:
         query = query.where(table.c.user_id == wanted.user_id)
@@ -93,19 +111,32 @@ def listing(tx: Connection, wanted: AssignmentFilter, *, effective: bool = False
         query = query.where(table.c.target_type == wanted.target.type, table.c.target_id == wanted.target.id)
     if wanted.role_id is not None and not effective:
         query = query.where(table.c.role_id == wanted.role_id)
-    rows = tx.execute(query.order_by(table.c.user_id, table.c.target_type, table.c.target_id, schema.roles.c.name))
-    given: dict[tuple[str, Target], list[Role]] = {}
+    rows = tx.execute(query.order_by(users.c.name, table.c.user_id, table.c.target_type, table.c.target_id)).all()
+    domains = {
+        row.id: Named(row.id, row.name) for row in tx.execute(select(schema.domains.c.id, schema.domains.c.name))
+    }
+    given: dict[tuple[str, Target], list[Assignment]] = {}
     for row in rows:
-        held = given.setdefault((row.user_id, Target(row.target_type, row.target_id)), [])
-        held.append(Role(row.role_id, row.name, row.description))
-    if effective:
-        given = {key: roles.with_implied(tx, held) for key, held in given.items()}
-    return [
-        Assignment(user_id, target, role)
-        for (user_id, target), held in given.items()
-        for role in held
-        if wanted.role_id in {None, role.id}
-    ]
+        target = Target(row.target_type, row.target_id)
+        project_domain = domains[row.project_domain_id] if target.type == "project" else None
+        domain_name = domains[target.id].name if target.type == "domain" else ""
+        assignment = Assignment(
+            user=Named(row.user_id, row.user_name),
+            user_domain=domains[row.user_domain_id],
+            target=target,
+            target_name=row.project_name if target.type == "project" else domain_name,
+            target_domain=project_domain,
+            role=Role(row.role_id, row.role_name, row.description),
+        )
+        given.setdefault((row.user_id, target), []).append(assignment)
+    found: list[Assignment] = []
+    for held in given.values():
+        if effective:
+            implied = roles.with_implied(tx, [each.role for each in held])
+            found += [replace(held[0], role=role) for role in implied]
+        else:
+            found += sorted(held, key=lambda each: each.role.name)
+    return [each for each in found if wanted.role_id in {None, each.role.id}]
 
 
 def remove_target(tx: Connection, target_id: str) -> None:

@@ -43,6 +43,15 @@ def listing(tx: Connection, filters: Sequence[Filter], page: Page) -> list[Domai
     return [_domain(row) for row in page_of(tx, select(schema.domains), schema.domains, filters, page)]
 
 
+def listing_of_user(tx: Connection, user_id: str, filters: Sequence[Filter], page: Page) -> list[Domain]:
+    """The domains on which the user has a role."""
+    granted = select(schema.role_assignments.c.target_id).where(
+        schema.role_assignments.c.user_id == user_id, schema.role_assignments.c.target_type == "domain"
+    )
+    query = select(schema.domains).where(schema.domains.c.id.in_(granted))
+    return [_domain(row) for row in page_of(tx, query, schema.domains, filters, page)]
+
+
 def create(
     tx: Connection, *, name: str, description: str = "", enabled: bool = True, domain_id: str | None = None
 ) -> Domain:

@@ -69,6 +69,16 @@ def password_hash(tx: Connection, user_id: str) -> str | None:
     return found
 
 
+def password_hash_if_enabled(tx: Connection, user_id: str) -> str | None:
+    """None when there is no such user, it or its domain is disabled, or it has no password."""
+    query = (
+        select(schema.users.c.password_hash)
+        .join(schema.domains, schema.domains.c.id == schema.users.c.domain_id)
+        .where(schema.users.c.id == user_id, schema.users.c.enabled, schema.domains.c.enabled)
+    )
+    return tx.scalar(query)
+
+
 def listing(tx: Connection, filters: Sequence[Filter], page: Page) -> list[User]:
     return [_user(row) for row in page_of(tx, select(schema.users), schema.users, filters, page)]
 
