@@ -126,8 +126,13 @@ class Installation:
             from kilonova.api.registries import all_registries
             from kilonova.api.routing import Services
             from kilonova.api.server import application
+            from kilonova.cloud.image_bytes import ImageBytes
+            from kilonova.cloud.image_upload import ImageKeeper
 
-            mounts.append(("", application(all_registries(), Services(self.cloud, self.auth, self.config))))
+            image_bytes = ImageBytes(self.config.object_store_url, self.auth.service_token)
+            await self._run(ImageKeeper(self.store, image_bytes, self.config))
+            services = Services(self.cloud, self.auth, self.config, image_bytes)
+            mounts.append(("", application(all_registries(), services)))
         return _Mounts(mounts) if mounts else None
 
     async def _listen(self, application: ASGIApp, listener: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """The image API's two JSON patch media types, read into changes.
 
-Reference: "HTTP PATCH media types" of the image API. A path has one element (RFC 6901 escapes); tags are replaced whole.
+Reference: "HTTP PATCH media types" of the image API. A path has one element (RFC 6901 escapes); tags change whole.
 """
 
 from __future__ import annotations
