@@ -83,6 +83,10 @@ class Driver(Protocol):
     def vif(self) -> str:
         """What the network agent shall make for a port: tap | veth | none."""
 
+    @property
+    def has_disks(self) -> bool:
+        """Whether guests need an image and can have a config drive."""
+
     async def open(self, on_change: OnChange) -> None:
         """Find the guests that run; `on_change` is called (in the event loop) when one ends by itself."""
 

@@ -32,6 +32,7 @@ class FakeDriver:
     """See `kilonova.compute.driver.Driver`."""
 
     vif = "none"
+    has_disks = False
 
     def __init__(self, host: HostConfig, state_dir: Path, faults: Faults | None = None) -> None:
         self._host = host

@@ -33,6 +33,7 @@ class NamespaceDriver:
     """See `kilonova.compute.driver.Driver`."""
 
     vif = "veth"
+    has_disks = False
 
     def __init__(self, host: HostConfig, state_dir: Path) -> None:
         self._host = host

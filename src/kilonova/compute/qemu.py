@@ -48,6 +48,7 @@ class QemuDriver:
     """See `kilonova.compute.driver.Driver`."""
 
     vif = "tap"
+    has_disks = True
 
     def __init__(self, host: HostConfig, state_dir: Path) -> None:
         self._host = host
