@@ -40,7 +40,7 @@ def bootstrap(tx: Connection, password_hash: str | None) -> Administrator:
         domains.find(tx, domains.DEFAULT_ID)
     except NotFound:
         domains.create(tx, name="Default", description="The default domain", domain_id=domains.DEFAULT_ID)
-    held = {name: role_id for role_id, name in tx.execute(select(schema.roles.c.id, schema.roles.c.name)).tuples()}
+    held = {row.name: row.id for row in tx.execute(select(schema.roles.c.id, schema.roles.c.name))}
     for name in roles.STANDARD:
         if name not in held:
             held[name] = roles.create(tx, name=name).id

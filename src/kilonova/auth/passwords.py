@@ -22,7 +22,11 @@ class Passwords:
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="passwords")
 
     async def hash(self, password: str) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._hasher.hash, password)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.hash_now, password)
+
+    def hash_now(self, password: str) -> str:
+        """The same, blocking the calling thread."""
+        return self._hasher.hash(password)
 
     async def matches(self, password: str, stored: str | None) -> bool:
         """Whether the password is the one hashed; takes the same time when there is none to compare with."""
