@@ -1,0 +1,39 @@
+"""A store, a bus and a cloud of each test's own, without root and without a listening socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kilonova.bus.local import LocalBus
+from kilonova.cloud.controller import Cloud
+from kilonova.config import Config
+from kilonova.store.database import Store
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(state_dir=tmp_path)
+
+
+@pytest.fixture
+async def store(config: Config) -> AsyncIterator[Store]:
+    """An empty data store with the present schema."""
+    store = Store(config.database_url)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def bus() -> AsyncIterator[LocalBus]:
+    bus = LocalBus()
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def cloud(store: Store, bus: LocalBus, config: Config) -> Cloud:
+    return Cloud(store, bus, config)
