@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from kilonova.errors import Unavailable
+from kilonova.errors import InternalError, Unavailable
 from kilonova.store import schema
 
 HEAD = "0001"
@@ -51,9 +51,18 @@ def upgrade(engine: Engine, url: str, target: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, target)
-        except CommandError as error:
-            raise Unavailable(f"the database {url} was written by a newer Kilonova: {error}") from error
+    with engine.connect() as connection:
+        # Alembic changes a SQLite table by copying and dropping it; with foreign keys on, the drop would delete the
+        # rows of the tables that refer to it. Only outside a transaction can that be switched.
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA foreign_keys=OFF")
+        with connection.begin():
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, target)
+            except CommandError as error:
+                raise Unavailable(f"the database {url} was written by a newer Kilonova: {error}") from error
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+            if broken:
+                raise InternalError(f"the upgrade of {url} would leave rows without their parent: {broken[:3]}")

@@ -72,18 +72,22 @@ def begin(
     return operation_id
 
 
-def claim(tx: Connection, operation_id: str, owner: str, lease_s: float) -> Operation | None:
-    """Take the lease; none when the operation has ended or another worker's lease still runs."""
+def claim(
+    tx: Connection, operation_id: str, owner: str, lease_s: float, *, topic: str | None = None
+) -> Operation | None:
+    """Take the lease; none when the operation has ended or another worker's lease still runs.
+
+    With `topic`, only while that topic's worker does the present step: a doubled message does not bring it back.
+    """
     moment = now()
-    claimed = tx.execute(
-        update(operations)
-        .where(
-            operations.c.id == operation_id,
-            operations.c.state == "running",
-            or_(operations.c.owner.is_(None), operations.c.owner == owner, operations.c.lease_until < moment),
-        )
-        .values(owner=owner, lease_until=moment + timedelta(seconds=lease_s))
+    wanted = update(operations).where(
+        operations.c.id == operation_id,
+        operations.c.state == "running",
+        or_(operations.c.owner.is_(None), operations.c.owner == owner, operations.c.lease_until < moment),
     )
+    if topic is not None:
+        wanted = wanted.where(operations.c.topic == topic)
+    claimed = tx.execute(wanted.values(owner=owner, lease_until=moment + timedelta(seconds=lease_s)))
     if not claimed.rowcount:
         return None
     return _operation(tx.execute(select(operations).where(operations.c.id == operation_id)).one())
@@ -99,29 +103,45 @@ def renew(tx: Connection, operation_id: str, owner: str, lease_s: float) -> bool
     return bool(renewed.rowcount)
 
 
-def advance(tx: Connection, operation_id: str, *, step: str, topic: str) -> None:
-    """Hand the operation to the worker of the next step; the caller casts to `topic` after the commit."""
+def release(tx: Connection, topic: str, owner: str) -> None:
+    """Give every lease back at an orderly stop: the next worker need not wait for it to run out."""
     tx.execute(
+        update(operations)
+        .where(operations.c.topic == topic, operations.c.owner == owner, operations.c.state == "running")
+        .values(owner=None, lease_until=None)
+    )
+
+
+def advance(tx: Connection, operation_id: str, *, step: str, topic: str) -> bool:
+    """Hand the operation to the worker of the next step; the caller casts to `topic` after the commit.
+
+    False when it has ended meanwhile.
+    """
+    advanced = tx.execute(
         update(operations)
         .where(operations.c.id == operation_id, operations.c.state == "running")
         .values(step=step, topic=topic, owner=None, lease_until=None)
     )
+    return bool(advanced.rowcount)
 
 
-def complete(tx: Connection, operation_id: str) -> None:
-    _end(tx, operation_id, "done", None)
+def complete(tx: Connection, operation_id: str) -> bool:
+    """End it well; false when it had ended before, for example because a delete overtook it."""
+    return _end(tx, operation_id, "done", None)
 
 
-def fail(tx: Connection, operation_id: str, error: str) -> None:
-    _end(tx, operation_id, "failed", error)
+def fail(tx: Connection, operation_id: str, error: str) -> bool:
+    """End it with an error; false when it had ended before."""
+    return _end(tx, operation_id, "failed", error)
 
 
-def _end(tx: Connection, operation_id: str, state: str, error: str | None) -> None:
-    tx.execute(
+def _end(tx: Connection, operation_id: str, state: str, error: str | None) -> bool:
+    ended = tx.execute(
         update(operations)
         .where(operations.c.id == operation_id, operations.c.state == "running")
         .values(state=state, error=error, owner=None, lease_until=None)
     )
+    return bool(ended.rowcount)
 
 
 def cancel_for(tx: Connection, resource_id: str, reason: str, *, except_id: str = "") -> None:
@@ -149,9 +169,21 @@ def pending_for_topic(tx: Connection, topic: str, owner: str = "") -> list[Opera
     return [OperationId(row.id) for row in tx.execute(query.order_by(operations.c.created_at))]
 
 
-def overdue(tx: Connection) -> list[Operation]:
-    """Running operations past their deadline."""
-    query = select(operations).where(operations.c.state == "running", operations.c.deadline < now())
+def overdue(tx: Connection, grace_s: float = 30.0) -> list[Operation]:
+    """Running operations past their deadline for the reaper to unwind.
+
+    Those that nobody holds, and those whose holder has not unwound them itself within `grace_s`.
+    """
+    moment = now()
+    query = select(operations).where(
+        operations.c.state == "running",
+        operations.c.deadline < moment,
+        or_(
+            operations.c.owner.is_(None),
+            operations.c.lease_until < moment,
+            operations.c.deadline < moment - timedelta(seconds=grace_s),
+        ),
+    )
     return [_operation(row) for row in tx.execute(query)]
 
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
+    JSON,
     Column,
     ColumnElement,
     Connection,
-    DateTime,
-    Integer,
+    LargeBinary,
     Row,
     Select,
     Table,
     and_,
-    func,
+    false,
     or_,
     select,
 )
@@ -49,38 +48,48 @@ def paged(
     """
     keys = list(page.sort or default)
     for sort in keys:
-        if sort.column not in table.c:
+        if sort.column not in table.c or isinstance(table.c[sort.column].type, JSON | LargeBinary):
             raise BadRequest(f"sort_key: '{sort.column}' is not a field to sort by")
     if all(sort.column != key for sort in keys):
         keys.append(SortKey(key, keys[-1].descending if keys else False))
-    expressions = [(_comparable(table.c[sort.column]), sort.descending) for sort in keys]
+    columns = [(table.c[sort.column], sort.descending) for sort in keys]
     if page.marker is not None:
-        marker = tx.execute(select(*(e for e, _ in expressions)).where(table.c[key] == page.marker)).one_or_none()
-        if marker is None:
-            raise BadRequest(f"marker: '{page.marker}' is not in this list")
-        query = query.where(_after(expressions, marker))
-    query = query.order_by(None).order_by(*(e.desc() if down else e.asc() for e, down in expressions))
+        query = query.where(_after(columns, _marker(tx, query, table, key, page.marker, [c for c, _ in columns])))
+    # NULLs come first, on every database.
+    query = query.order_by(None).order_by(
+        *(c.desc().nulls_last() if down else c.asc().nulls_first() for c, down in columns)
+    )
     if page.limit is not None:
         query = query.limit(page.limit)
     return tx.execute(query).all()
 
 
-def _comparable(column: Column[Any]) -> ColumnElement[Any]:
-    """NULLs sort first and compare equal to the least value."""
-    if not column.nullable:
-        return column
-    if isinstance(column.type, Integer | Boolean):
-        return func.coalesce(column, -1)
-    if isinstance(column.type, DateTime) or "UTCDateTime" in type(column.type).__name__:
-        return column
-    return func.coalesce(column, "")
+def _marker(
+    tx: Connection, query: Select[Any], table: Table, key: str, marker: str, columns: list[Column[Any]]
+) -> Row[Any]:
+    """The sort values of the marker's row: of the list, or, when a filter hides it meanwhile, of the table."""
+    here = query.with_only_columns(*columns, maintain_column_froms=True).where(table.c[key] == marker).order_by(None)
+    row = tx.execute(here.limit(1)).one_or_none()
+    if row is None and table.primary_key.columns.keys() == [key]:
+        row = tx.execute(select(*columns).where(table.c[key] == marker)).one_or_none()
+    if row is None:
+        raise BadRequest(f"marker: '{marker}' is not in this list")
+    return row
 
 
-def _after(expressions: list[tuple[ColumnElement[Any], bool]], marker: Row[Any]) -> ColumnElement[bool]:
+def _after(columns: list[tuple[Column[Any], bool]], marker: Row[Any]) -> ColumnElement[bool]:
     """(a, b, c) > marker, lexicographically, with the direction of each key."""
     alternatives: list[ColumnElement[bool]] = []
-    for position, (expression, descending) in enumerate(expressions):
-        equal = [e == marker[i] for i, (e, _) in enumerate(expressions[:position])]
-        beyond = expression < marker[position] if descending else expression > marker[position]
-        alternatives.append(and_(*equal, beyond))
+    for position, (column, descending) in enumerate(columns):
+        equal = [c == marker[i] for i, (c, _) in enumerate(columns[:position])]
+        alternatives.append(and_(*equal, _beyond(column, descending, marker[position])))
     return or_(*alternatives)
+
+
+def _beyond(column: Column[Any], descending: bool, value: Any) -> ColumnElement[bool]:
+    """What comes after `value` in this column's order; NULL is less than everything."""
+    if value is None:
+        return false() if descending else column.is_not(None)
+    if not descending:
+        return column > value
+    return or_(column < value, column.is_(None)) if column.nullable else column < value
