@@ -12,16 +12,41 @@ from pathlib import Path
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The request being served by the present task; set by the API server and by bus handlers."""
 
-_SECRET = re.compile(
-    r"""((?:password|secret|x-auth-token|x-subject-token|adminPass|user_data|token)["']?\s*[:=]\s*["']?)[^\s"',}]+""",
-    re.IGNORECASE,
+_SECRETS = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), kept)
+    for pattern, kept in (
+        (r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END|\Z)", r"\1***"),
+        (r"""(["']token["']\s*:\s*\{\s*["']id["']\s*:\s*["'])[^"']+""", r"\1***"),
+        (r"""(authorization\b["']?\s*[:=]\s*b?["']?(?:(?:basic|bearer)\s+)?)[^\s"',}]+""", r"\1***"),
+        (r"""(x-(?:auth|subject|service)-token\b["']\s*,\s*b?["'])[^"']+""", r"\1***"),  # raw headers: pairs of bytes
+        (r"(--[\w-]*(?:password|secret|token)[ =])\S+", r"\1***"),
+        (r"(\w://[^\s/:@]*:)[^\s/@]+(?=@)", r"\1***"),
+        (
+            r"""((?:password|passwd|secret|token|adminpass|user_data)["']?\s*[:=]\s*)"""
+            r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"',}&{]+)""",
+            r"\1***",
+        ),
+    )
 )
+_CONTROL = {code: f"\\x{code:02x}" for code in range(32) if chr(code) != "\t"}
+
+
+def redacted(line: str) -> str:
+    """The line without passwords, tokens, keys and credentials in URLs."""
+    for pattern, kept in _SECRETS:
+        line = pattern.sub(kept, line)
+    return line
 
 
 class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.request_id = request_id.get()
-        return _SECRET.sub(r"\1***", super().format(record))
+        return redacted(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        # What clients send cannot begin a line of its own; only a traceback has several lines.
+        record.message = record.message.translate(_CONTROL)
+        return super().formatMessage(record)
 
 
 def setup(directory: Path | None, level: int = logging.INFO) -> None:

@@ -28,7 +28,7 @@ def run(
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=timeout_s,
             env=None if env is None else dict(env),
@@ -36,16 +36,19 @@ def run(
         )
     except FileNotFoundError as error:
         raise CommandFailed(f"{argv[0]}: not installed (see `kilonova doctor`)") from error
+    except (OSError, ValueError) as error:  # not executable, arguments too long, a NUL character in one
+        raise CommandFailed(f"{argv[0]}: cannot be started: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"{' '.join(argv)}: no end after {timeout_s:g} s") from error
     if check and done.returncode:
         words = (done.stderr or done.stdout).strip()[-800:]
-        raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}: {words}")
+        end = f"exit {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
+        raise CommandFailed(f"{' '.join(argv)}: {end}: {words}")
     return done.stdout
 
 
 async def run_async(
     argv: Sequence[str], *, stdin: str | None = None, timeout_s: float = 30.0, check: bool = True
 ) -> str:
-    """`run` in a worker thread."""
+    """`run` in a worker thread. A caller that is cancelled leaves the program running to its end or `timeout_s`."""
     return await asyncio.to_thread(run, argv, stdin=stdin, timeout_s=timeout_s, check=check)

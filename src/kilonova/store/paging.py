@@ -91,5 +91,5 @@ def _beyond(column: Column[Any], descending: bool, value: Any) -> ColumnElement[
     if value is None:
         return false() if descending else column.is_not(None)
     if not descending:
-        return column > value
-    return or_(column < value, column.is_(None)) if column.nullable else column < value
+        return column.__gt__(value)
+    return or_(column < value, column.is_(None))
