@@ -212,12 +212,12 @@ class ComputeAgent:
             yield instance
 
     # -------------------------------------------------------------------------------------------- bus
-    async def _on_console(self, _context: Context, args: dict[str, Any]) -> str:
-        """`{instance_id, length}` -> the last `length` lines of the guest's console (none: all that is kept)."""
-        length = args.get("length")
-        if length is not None and not isinstance(length, int):
-            raise BadRequest("length is a number of lines")
-        return await self.driver.console(InstanceId(str(args["instance_id"])), length)
+    async def _on_console(self, _context: Context, args: dict[str, Any]) -> dict[str, str]:
+        """`{instance_id, lines}` -> `{output}`: the last lines of the guest's console (none: all that is kept)."""
+        lines = args.get("lines")
+        if lines is not None and not isinstance(lines, int):
+            raise BadRequest("lines is a number")
+        return {"output": await self.driver.console(InstanceId(str(args["instance_id"])), lines)}
 
     async def _on_look_again(self, _context: Context, _args: dict[str, Any]) -> None:
         self._look_again.set()
@@ -260,8 +260,7 @@ class ComputeAgent:
     async def sweep(self, *, starting: bool = False) -> None:
         """Make guests and rows alike. `starting`: guests that are not there are brought back, not taken for stopped."""
         guests = await self._guest_states()
-        instances = await self._store.read(rows.load_host_instances, self._host)
-        busy = await self._store.read(rows.instances_at_work)
+        instances, busy = await self._store.read(rows.load_host_instances, self._host)
         verdicts = decide(instances, guests, busy, starting=starting)
         at_once = asyncio.Semaphore(BROUGHT_BACK_AT_ONCE)
 
@@ -298,7 +297,7 @@ class ComputeAgent:
                 await self._bring_back(instance)
             elif verdict is Verdict.STOPPED:
                 await self._look_at(instance_id)
-            elif verdict is Verdict.SHOW:
+            elif verdict is Verdict.SHOW and mine:
                 await self._store.write(rows.show_state, instance_id, await self.driver.state(instance_id))
             elif verdict is Verdict.ABANDONED and mine:
                 await self._guests.remove(instance_id)

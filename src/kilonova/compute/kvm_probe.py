@@ -38,7 +38,7 @@ ROM = (
     "wYoirbpzj2paLaPSmGOoNESySHTyquxlp3hEBDR1hhBYj58qNvoNgB1Pv21d1bqO23HuwrrttXW5Se0Hqi1SFtY8iwFNrQAexwYXCHgfc4PlPReogqL8"
     "PMCRu21qGin60ore+N3MXaWrIot7pzDPtz8uXxTT8H2z+fztz4AB9hjDY/jyp3d7HU5whrx0XhAEQRAEQRAEQRAOiI+g/Jd3EzBhMA=="
 )
-"""`probe.S` assembled (`as --32`-free, one flat 4 KiB section), zlib, base64; a unit test assembles it again."""
+"""`probe.S`, assembled and linked at 0 as one flat 4 KiB block, zlib, base64; a unit test assembles it again."""
 
 _GET_API_VERSION = 0xAE00
 _CREATE_VM = 0xAE01

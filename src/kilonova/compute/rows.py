@@ -83,9 +83,10 @@ def load_instance(tx: Connection, instance_id: str) -> InstanceRow | None:
     return _instance(row, found)
 
 
-def load_host_instances(tx: Connection, host: str) -> list[InstanceRow]:
-    """Every instance of a host, without ports."""
-    return [_instance(row, ()) for row in tx.execute(select(instances).where(instances.c.host == host))]
+def load_host_instances(tx: Connection, host: str) -> tuple[list[InstanceRow], set[str]]:
+    """Every instance of a host, without ports, and the ids of all that an operation is running for."""
+    found = [_instance(row, ()) for row in tx.execute(select(instances).where(instances.c.host == host))]
+    return found, instances_at_work(tx)
 
 
 def instances_at_work(tx: Connection) -> set[str]:
@@ -191,8 +192,7 @@ def fail_delete(tx: Connection, operation: Operation, host: str, error: str) -> 
 def fail_other(tx: Connection, operation: Operation, host: str, error: str, state: PowerState) -> None:
     """What was asked failed; the instance shows the state that its guest is in."""
     if _is_running(tx, operation):
-        vm_state = VM_STATES.get(state, "error")
-        _show_fault(tx, operation, host, error, {"vm_state": vm_state, "power_state": int(state), "task_state": None})
+        _show_fault(tx, operation, host, error, _as_found(state))
     operations.fail(tx, operation.id, error)
 
 
@@ -217,11 +217,18 @@ def show_state(tx: Connection, instance_id: str, state: PowerState) -> None:
         update(instances)
         .where(
             instances.c.id == instance_id,
-            instances.c.task_state.is_(None),
+            instances.c.task_state.is_distinct_from("deleting"),
             instances.c.vm_state.in_({*RUNNING_STATES, "stopped"}),
         )
-        .values(vm_state=VM_STATES[state], power_state=int(state))
+        .values(**_as_found(state))
     )
+
+
+def _as_found(state: PowerState) -> dict[str, Any]:
+    """What an instance shows whose guest is in `state`, and nobody wants it otherwise."""
+    vm_state = VM_STATES.get(state, "error")
+    wanted = {"active": "running", "paused": "paused"}.get(vm_state, "shutdown")
+    return {"vm_state": vm_state, "power_state": int(state), "task_state": None, "wanted_power": wanted}
 
 
 def abandoned(tx: Connection, instance_id: str, host: str, error: str) -> None:

@@ -20,7 +20,7 @@ class Verdict(enum.Enum):
     DESTROY = "its row is gone, or another host has it"
     BRING_BACK = "the host or this program was restarted, and the user left it running"
     STOPPED = "it ended by itself"
-    SHOW = "its row shows another state than it is in"
+    SHOW = "its row shows something else than what it is in"
     ABANDONED = "nobody makes it any more"
 
 
@@ -56,8 +56,10 @@ def decide(
 
 def _about(instance: InstanceRow, state: PowerState, *, starting: bool) -> Verdict | None:
     alive = state in (PowerState.RUNNING, PowerState.PAUSED)
+    if instance.task_state == "deleting":
+        return None  # the user's next delete finds it so
     if instance.task_state is not None:
-        return None
+        return Verdict.SHOW  # of an operation that ended without taking it back
     if instance.vm_state in RUNNING_STATES and not alive:
         return Verdict.BRING_BACK if starting and instance.wanted_power != "shutdown" else Verdict.STOPPED
     if instance.vm_state in {*RUNNING_STATES, "stopped"} and alive and int(state) != instance.power_state:

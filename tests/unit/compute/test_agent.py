@@ -349,8 +349,9 @@ async def test_lost_message_costs_no_more_than_a_look(cloud: Cloud) -> None:
 
 async def test_console_answers_the_last_lines(cloud: Cloud) -> None:
     instance_id = await active(cloud)
-    args = {"instance_id": instance_id, "length": 1}
-    assert await cloud.bus.call(f"compute.{HOST}", "console", args, context=system_context()) == "one login: \n"
+    args = {"instance_id": instance_id, "lines": 1}
+    answer = await cloud.bus.call(f"compute.{HOST}", "console", args, context=system_context())
+    assert answer == {"output": "one login: \n"}
 
 
 async def test_host_offers_what_it_has_in_its_service_row(cloud: Cloud) -> None:
