@@ -1,0 +1,87 @@
+# The two commands of the README are `make demo` and `make test`; the rest is for those who work on Kilonova.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+IMAGE := build/image/tiny.qcow2
+DEMO_STATE := .state/demo
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+SOURCES := src tests bench tools/demo tools/build-image
+RUFF := $(BIN)/ruff
+PYTEST := $(BIN)/pytest -q
+# Pure code, held to a coverage of 95 %.
+PURE := kilonova.network.addresses kilonova.network.plan kilonova.network.group_rules kilonova.network.layout \
+	kilonova.scheduler kilonova.auth
+
+.PHONY: help demo down test check format packages venv image lock openapi clean unit host cloud
+
+help:  ## say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: packages venv image  ## install what is needed, bring up a cloud, boot guests, walk through all of it
+	$(SUDO) $(BIN)/python tools/demo --state-dir $(DEMO_STATE)
+
+down:  ## remove the demo's cloud, every trace of it
+	@if [ -x $(BIN)/kilonova ]; then $(SUDO) $(BIN)/kilonova down --purge --state-dir $(DEMO_STATE); fi
+
+test: packages venv image check  ## everything the tests need, then every tier
+	@echo "== coverage of pure code"
+	$(PYTEST) tests/unit $(addprefix --cov=,$(PURE)) --cov-report=term:skip-covered --cov-fail-under=95
+	@echo "== tier host: namespaces, drivers, the data plane"
+	$(SUDO) $(PYTEST) --durations=5 tests/host
+	@echo "== tier cloud: real clients against running clouds"
+	$(SUDO) $(PYTEST) --durations=5 tests/cloud
+
+check: venv  ## format, lint, types, import rules, unit tests; under a minute
+	$(RUFF) format --check $(SOURCES)
+	$(RUFF) check $(SOURCES)
+	$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo >build/imports.txt || { cat build/imports.txt; exit 1; }
+	$(PYTEST) tests/unit
+
+format: venv  ## format and mend what can be mended
+	$(RUFF) check --fix-only -q $(SOURCES)
+	$(RUFF) format $(SOURCES)
+
+unit: venv  ## the tier that needs no root
+	$(PYTEST) tests/unit
+
+host: venv image  ## the tier of namespaces, drivers and the data plane
+	$(SUDO) $(PYTEST) tests/host
+
+cloud: venv image  ## the tier of real clients against running clouds
+	$(SUDO) $(PYTEST) tests/cloud
+
+packages:
+	@tools/install-system-packages
+
+venv: $(STAMP)  ## the virtual environment with every locked dependency
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@echo "virtual environment: $(VENV), packages of requirements/dev.lock"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@mkdir -p build
+	@touch $@
+
+image: $(IMAGE)  ## the tiny guest image, from distribution packages
+
+$(IMAGE): $(shell find tools/image -type f) tools/build-image
+	@tools/build-image build/image
+	@touch $@
+
+openapi: venv  ## write the OpenAPI descriptions that the routes mean
+	$(BIN)/python -m kilonova.api.openapi docs/openapi
+
+lock:  ## choose newest versions again, with hashes, for every platform
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
+	build/lock/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --extra dev pyproject.toml -o requirements/dev.lock
+	build/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate pyproject.toml -o requirements/runtime.lock -c requirements/dev.lock
+
+clean: down  ## remove what was built, but not the demo's image
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build/lock
