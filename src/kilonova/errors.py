@@ -66,7 +66,13 @@ class NotFound(KilonovaError):
 
 
 class MethodNotAllowed(KilonovaError):
+    """The path exists, the method on it does not; `allowed` are those that do."""
+
     status = 405
+
+    def __init__(self, message: str, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class NotAcceptable(KilonovaError):

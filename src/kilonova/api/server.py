@@ -15,11 +15,11 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Match
-from starlette.routing import Route as HttpRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kilonova import log as logs
+from kilonova.api import dialects
+from kilonova.api.matching import RouteTree
 from kilonova.api.routing import ApiRequest, Registry, Route, Services
 from kilonova.auth.policy import Policy
 from kilonova.context import Context
@@ -29,7 +29,6 @@ from kilonova.errors import (
     InternalError,
     KilonovaError,
     MethodNotAllowed,
-    NotFound,
     TooLarge,
     Unauthorized,
 )
@@ -43,7 +42,9 @@ _encoder = msgspec.json.Encoder()
 def application(registries: Sequence[Registry], services: Services) -> ASGIApp:
     """The ASGI application; the registry with the longest matching prefix serves a path."""
     by_prefix = sorted(registries, key=lambda registry: len(registry.prefix), reverse=True)
-    tables = [(registry, _table(registry)) for registry in by_prefix]
+    trees = [(registry, RouteTree(registry)) for registry in by_prefix]
+    nowhere = Registry("nowhere", "", dialects.identity)
+    trees.append((nowhere, RouteTree(nowhere)))
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -53,77 +54,52 @@ def application(registries: Sequence[Registry], services: Services) -> ASGIApp:
             return
         http = HttpRequest(scope, receive)
         path = scope["path"]
-        for registry, table in tables:
+        for registry, tree in trees:
             if path == registry.prefix or path.startswith(f"{registry.prefix}/") or not registry.prefix:
-                response = await _answer(http, registry, table, services)
-                await response(scope, receive, send)
+                response = await _answer(http, registry, tree, services)
+                try:
+                    await response(scope, receive, send)
+                except ClientDisconnect:
+                    log.info("%s %s: the client closed the connection early", http.method, path)
                 return
 
     return serve
 
 
-def _table(registry: Registry) -> list[tuple[HttpRoute, Route]]:
-    async def unused(_request: HttpRequest) -> Response:
-        raise AssertionError("dispatch goes through _answer")
-
-    return [
-        (HttpRoute(registry.prefix + route.path or "/", unused, methods=[route.method]), route)
-        for route in registry.routes
-    ]
-
-
-async def _answer(
-    http: HttpRequest, registry: Registry, table: list[tuple[HttpRoute, Route]], services: Services
-) -> Response:
+async def _answer(http: HttpRequest, registry: Registry, tree: RouteTree, services: Services) -> Response:
     request_id = new_request_id()
     logs.request_id.set(request_id)
     began = time.perf_counter()
     headers: dict[str, str] = {}
     try:
-        route = _match(http, table)
+        route, http.scope["path_params"] = tree.match(http.method, http.scope["path"])
+        if b"%00" in http.scope["query_string"]:
+            raise BadRequest("query: a NUL character is not allowed")
         request = ApiRequest(http, services, Context(request_id=request_id), response_headers=headers)
         if registry.microversions is not None:
             request.microversion, confirmed = registry.microversions(http)
             headers.update(confirmed)
         response = await _handle(request, route)
+        response.headers.update(headers)
     except KilonovaError as error:
         response = registry.dialect(error, request_id)
+        response.headers.update(headers)
+        if isinstance(error, MethodNotAllowed) and error.allowed:
+            response.headers["allow"] = ", ".join(error.allowed)
         if error.status >= 500:
-            log.warning("%s %s: %s", http.method, http.url.path, error)
+            log.warning("%s %s: %s", http.method, http.scope["path"], error)
     except ClientDisconnect:
         response = registry.dialect(BadRequest("the client closed the connection before the body ended"), request_id)
     except Exception:
-        log.exception("%s %s failed", http.method, http.url.path)
+        log.exception("%s %s failed", http.method, http.scope["path"])
         failure = InternalError(f"The server failed; its log has the cause under {request_id}.")
         response = registry.dialect(failure, request_id)
-    for name, value in headers.items():
-        response.headers[name] = value
     response.headers["x-openstack-request-id"] = request_id
     if registry.name == "compute":
         response.headers["x-compute-request-id"] = request_id
     took_ms = (time.perf_counter() - began) * 1000
-    log.info("%s %s %d %.1f ms", http.method, http.url.path, response.status_code, took_ms)
+    log.info("%s %s %d %.1f ms", http.method, http.scope["path"], response.status_code, took_ms)
     return response
-
-
-def _match(http: HttpRequest, table: list[tuple[HttpRoute, Route]]) -> Route:
-    """The route of a request; its path parameters go into the scope. A trailing slash does not matter."""
-    scope = http.scope
-    if len(scope["path"]) > 1 and scope["path"].endswith("/"):
-        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
-    if "\x00" in scope["path"]:
-        raise BadRequest("path: a NUL character is not allowed")
-    allowed: set[str] = set()
-    for candidate, route in table:
-        match, child = candidate.matches(scope)
-        if match is Match.FULL:
-            http.scope["path_params"] = child["path_params"]
-            return route
-        if match is Match.PARTIAL:
-            allowed.add(route.method)
-    if allowed:
-        raise MethodNotAllowed(f"{http.method} is not allowed on {http.url.path}: use {', '.join(sorted(allowed))}")
-    raise NotFound(f"{http.url.path} could not be found")
 
 
 async def _handle(request: ApiRequest, route: Route) -> Response:
@@ -161,12 +137,16 @@ def decode(body: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
 
 
 async def _body(http: HttpRequest, most: int) -> bytes:
+    too_large = TooLarge(f"The body is larger than {most} bytes")
+    length = http.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > most):
+        raise too_large
     parts: list[bytes] = []
     size = 0
     async for part in http.stream():
         size += len(part)
         if size > most:
-            raise TooLarge(f"The body is larger than {most} bytes")
+            raise too_large
         parts.append(part)
     return b"".join(parts)
 
