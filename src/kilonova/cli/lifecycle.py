@@ -46,7 +46,13 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 @click.option("--simulate", "mode", flag_value="simulate", help="No root, no kernel, no guests: the control plane.")
 @click.option("--driver", type=click.Choice(["qemu", "namespace", "fake"]), help="What guests are. Default: qemu.")
 @state_dir_option
-@click.option("--listen", callback=_address, envvar="KILONOVA_LISTEN", metavar="ADDR:PORT", help="Of all APIs. Default: 127.0.0.1:8770.")
+@click.option(
+    "--listen",
+    callback=_address,
+    envvar="KILONOVA_LISTEN",
+    metavar="ADDR:PORT",
+    help="Of all APIs. Default: 127.0.0.1:8770.",
+)
 @click.option("--admin-password", envvar="KILONOVA_ADMIN_PASSWORD", help="Of the user admin; else it is made up.")
 @click.option("--host-name", help="This host's name in the cloud. Default: host1.")
 @click.option("--acceleration", type=click.Choice(["auto", "kvm", "tcg"]), help="Default: kvm if a probe proves it.")
