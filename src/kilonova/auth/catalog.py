@@ -49,7 +49,7 @@ NETWORK = Service("network", "neutron", "Networks", "/network")
 IMAGE = Service("image", "glance", "Images", "/image")
 OBJECT_STORE = Service("object-store", "swift", "Objects", "/object-store/v1/AUTH_%(project_id)s")
 
-SERVED = (IDENTITY, COMPUTE, NETWORK, IMAGE)
+SERVED = (IDENTITY, COMPUTE, NETWORK, IMAGE, OBJECT_STORE)
 
 
 def endpoints(api: ApiConfig, served: Sequence[Service]) -> list[Endpoint]:

@@ -22,7 +22,7 @@ from kilonova.errors import InsufficientStorage, Unavailable
 from kilonova.ids import new_hex_id
 
 BLOCK_BYTES = 1024 * 1024
-"""How much is gathered before a thread hashes and writes it: the memory one upload or download needs."""
+"""How much is gathered while a thread hashes and writes the block before it: twice this is an upload's memory."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,22 @@ class BlobDirectory:
         `InsufficientStorage` when the disk is full.
         """
         writer = _Writer(self._incoming, with_sha512)
+        writing: asyncio.Future[None] | None = None
         try:
             block = bytearray()
             async for part in parts:
                 block += part
                 if len(block) >= BLOCK_BYTES:
-                    await asyncio.to_thread(writer.write, bytes(block))
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(asyncio.to_thread(writer.write, bytes(block)))
                     block.clear()
+            if writing is not None:
+                await writing
             return await asyncio.to_thread(self._finish, writer, bytes(block))
         except BaseException:
+            if writing is not None:
+                await asyncio.wait([writing])  # else its thread could make the file after it was discarded
             writer.discard()
             raise
 
