@@ -1,0 +1,264 @@
+"""The network controller on one host: a level-triggered loop from the store's rows to the host's kernel.
+
+Every request ("realise this network", "wire this port", "look again"), a timer and the start lead to the same pass:
+read the rows, plan, apply. A pass serves everybody who asked before it began. What came of it is written back in one
+transaction: addresses forgotten, pool networks free, states of ports, routers and floating IPs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from kilonova import metadata
+from kilonova.bus import Bus, Subscription
+from kilonova.config import Config
+from kilonova.context import Context
+from kilonova.errors import CommandFailed, KilonovaError, NotFound
+from kilonova.network.host.interface import Host, Outcome
+from kilonova.network.host.metadata import MetadataService
+from kilonova.network.host.simulated import SimulatedHost
+from kilonova.network.plan import HostPlan, plan
+from kilonova.network.results import beat, record, results_of
+from kilonova.network.rows import HostRows, load
+from kilonova.store.database import Store
+from kilonova.store.metadata_rows import load_instance_metadata
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one turn of the loop found and did."""
+
+    rows: HostRows
+    plan: HostPlan
+    outcome: Outcome
+
+
+class NetworkAgent:
+    """One per host; with `host.simulate` it plans and records as always and touches nothing."""
+
+    def __init__(self, store: Store, bus: Bus, config: Config, host: Host | None = None) -> None:
+        self._store = store
+        self._bus = bus
+        self._config = config
+        self._host = host or make_host(config)
+        self._metadata = MetadataService(self._metadata_answer)
+        self._waiters: list[asyncio.Future[Pass]] = []
+        self._wake = asyncio.Event()
+        self._look = True
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subscription: Subscription | None = None
+        self._last: Pass | None = None
+        self._passes = 0
+        self._retry_s = _FIRST_RETRY_S
+
+    @property
+    def topic(self) -> str:
+        return f"network.{self._config.host.name}"
+
+    async def start(self) -> None:
+        """Apply everything once, then serve. Raises `CommandFailed` when the host cannot be used at all."""
+        await asyncio.to_thread(self._host.open)
+        await self._beat()
+        self._tasks = [
+            asyncio.create_task(self._loop(), name="network-loop"),
+            asyncio.create_task(self._heartbeats(), name="network-heartbeat"),
+        ]
+        try:
+            await self._next_pass()
+        except Exception:
+            await self.stop()
+            raise
+        handlers = {
+            "realise": self._on_realise,
+            "wire": self._on_wire,
+            "unwire": self._on_look_again,
+            "forget": self._on_look_again,
+            "look_again": self._on_look_again,
+        }
+        self._subscription = self._bus.subscribe(self.topic, handlers)
+
+    async def stop(self) -> None:
+        """End; guests' traffic goes on."""
+        if self._subscription is not None:
+            await self._subscription.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for waiter in self._waiters:
+            waiter.cancel()
+        await self._metadata.close()
+        await asyncio.to_thread(self._host.close)
+
+    # -------------------------------------------------------------------------------------------- requests
+    async def _on_realise(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
+        """Answers once bridge, services and routers of the network are as the rows say."""
+        network_id = str(args["network_id"])
+        turn = await self._next_pass()
+        if turn.plan.bridge_of(network_id) is None and network_id not in {item.id for item in turn.rows.networks}:
+            raise NotFound(f"Network {network_id} is not on host {self._config.host.name}.")
+        routers = {
+            router.router_id
+            for router in turn.plan.routers.values()
+            if any(interface.network_id == network_id for interface in router.interfaces)
+        }
+        _raise_failure(turn, f"network {network_id}", {network_id, *routers})
+        return {"network_id": network_id}
+
+    async def _on_wire(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
+        """Answers the port's device once it exists, is on its bridge and is filtered."""
+        port_id = str(args["port_id"])
+        known = self._last.plan.ports.get(port_id) if self._last else None
+        if known is not None and not await asyncio.to_thread(self._host.has_device, known.device):
+            self._look = True  # it was there and is not any more: believe nothing
+        turn = await self._next_pass()
+        port = turn.plan.ports.get(port_id)
+        if port is None:
+            if not any(row.id == port_id and row.host == self._config.host.name for row in turn.rows.ports):
+                raise NotFound(f"Port {port_id} is not bound to host {self._config.host.name}.")
+            return {"port_id": port_id, "device": None}
+        _raise_failure(turn, f"port {port_id}", {port_id, port.network_id})
+        return {"port_id": port_id, "device": port.device}
+
+    async def _on_look_again(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
+        """Something changed. A cast does not wait; a call learns when it is done."""
+        turn = await self._next_pass()
+        return {"failures": turn.outcome.failures}
+
+    # -------------------------------------------------------------------------------------------- the loop
+    async def _next_pass(self) -> Pass:
+        """The outcome of a pass that begins after now."""
+        waiter: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        return await waiter
+
+    async def _loop(self) -> None:
+        looked_at = 0.0
+        while True:
+            due_s = max(0.0, looked_at + self._pause_s() - time.monotonic())
+            try:
+                async with asyncio.timeout(due_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._look = True
+            self._wake.clear()
+            waiters, self._waiters = self._waiters, []
+            look, self._look = self._look, False
+            if look:
+                looked_at = time.monotonic()
+            try:
+                turn = await self._turn(look)
+            except asyncio.CancelledError:
+                for waiter in waiters:
+                    waiter.cancel()
+                raise
+            except Exception as error:
+                log.exception("a pass failed")
+                self._look = True
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(
+                            error if isinstance(error, KilonovaError) else CommandFailed(f"network agent: {error}")
+                        )
+                await asyncio.sleep(_FIRST_RETRY_S if not waiters else 0.05)
+                continue
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(turn)
+
+    def _pause_s(self) -> float:
+        """Until the host is looked at again: soon after a failure, then later and later."""
+        if self._last is not None and self._last.outcome.failures:
+            return min(self._retry_s, self._config.host.poll_interval_s)
+        return self._config.host.poll_interval_s
+
+    async def _turn(self, look: bool) -> Pass:
+        rows = await self._store.read(load, self._config.host.name)
+        wanted = plan(rows, self._config)
+        before = self._last
+        outcome = await asyncio.to_thread(self._host.apply, wanted, look=look)
+        failures = dict(outcome.failures)
+        failures.update(await self._metadata.serve(self._reachable(wanted, failures)))
+        turn = Pass(rows, wanted, Outcome(failures, outcome.forgotten, outcome.changes))
+        self._report(before, turn, look)
+        self._last = turn
+        self._passes += 1
+        self._retry_s = self._retry_s * 2 if failures else _FIRST_RETRY_S
+        results = results_of(rows, wanted, turn.outcome)
+        if results:
+            await self._store.write(record, results)
+        return turn
+
+    def _reachable(self, wanted: HostPlan, failures: dict[str, str]) -> dict[str, str]:
+        namespaces = self._host.service_namespaces(wanted)
+        return {network_id: name for network_id, name in namespaces.items() if network_id not in failures}
+
+    def _report(self, before: Pass | None, turn: Pass, look: bool) -> None:
+        for warning in turn.plan.warnings:
+            if before is None or warning not in before.plan.warnings:
+                log.warning("%s", warning)
+        for owner, why in turn.outcome.failures.items():
+            log.error("%s is not as planned: %s", owner or f"host {self._config.host.name}", why)
+        drifted = look and before is not None and before.plan == turn.plan and not before.outcome.failures
+        for change in turn.outcome.changes:
+            if drifted:
+                log.warning("drift mended: %s", change)
+            else:
+                log.debug("%s", change)
+
+    # -------------------------------------------------------------------------------------------- metadata
+    async def _metadata_answer(self, network_id: str, peer: str, path: str) -> tuple[bytes, str] | None:
+        service = self._last.plan.services.get(network_id) if self._last else None
+        entries = service.entries if service else ()
+        instance_id = next((entry.instance_id for entry in entries if entry.address == peer), "")
+        if not instance_id:
+            return None
+        try:
+            document = await self._store.read(load_instance_metadata, instance_id)
+        except NotFound:
+            return None
+        body = metadata.answer(document, path)
+        return None if body is None else (body, metadata.content_type(path))
+
+    # -------------------------------------------------------------------------------------------- heartbeat
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.host.heartbeat_interval_s)
+            try:
+                await self._beat()
+            except Exception:
+                log.exception("heartbeat")
+
+    async def _beat(self) -> None:
+        progress: dict[str, Any] = {"passes": self._passes}
+        if self._last is not None:
+            progress |= {
+                "networks": len(self._last.plan.bridges),
+                "ports": len(self._last.plan.ports),
+                "routers": len(self._last.plan.routers),
+                "failures": len(self._last.outcome.failures),
+            }
+        await self._store.write(beat, self._config.host, progress)
+
+
+def make_host(config: Config) -> Host:
+    """The kernel's host, or with `host.simulate` one that touches nothing."""
+    if config.host.simulate:
+        return SimulatedHost()
+    from kilonova.network.host.apply import KernelHost
+
+    return KernelHost(config)
+
+
+def _raise_failure(turn: Pass, what: str, owners: set[str]) -> None:
+    for owner in ("", *sorted(owners)):
+        if owner in turn.outcome.failures:
+            raise CommandFailed(f"{what} could not be realised: {turn.outcome.failures[owner]}")

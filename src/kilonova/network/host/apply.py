@@ -1,0 +1,349 @@
+"""Makes a host as planned: the only code that changes the kernel's network state.
+
+Usually the new plan is compared with the last applied one and only the fragments that differ are touched; at the start,
+by timer and after a failure it is compared with what is there. Nothing that is right is ever flushed. The failure of
+one network, router or port does not keep the others from being made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Concatenate, ParamSpec, TypeVar
+
+from kilonova.config import Config
+from kilonova.errors import CommandFailed, KilonovaError
+from kilonova.network import rules
+from kilonova.network.flows import cuts, translations_gone
+from kilonova.network.fragments import Fragment, Names, changed, fragments
+from kilonova.network.host import arp, conntrack, namespaces
+from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
+from kilonova.network.host.inspect import inspect_here, inspect_namespace, relevant
+from kilonova.network.host.interface import Outcome
+from kilonova.network.host.links import Links, write_sysctls
+from kilonova.network.host.nftables import Nft
+from kilonova.network.host.sysctls import sysctls_of
+from kilonova.network.layout import (
+    Chain,
+    Changes,
+    Layout,
+    Link,
+    LinkChange,
+    difference,
+    merge,
+    nft_commands,
+)
+from kilonova.network.plan import HostPlan
+from kilonova.network.rows import ReleasedRow
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SWITCH_OWNER = ""
+_Failures = dict[str, str]
+
+
+class KernelHost:
+    """See `kilonova.network.host.interface.Host`."""
+
+    def __init__(self, config: Config) -> None:
+        self._names = Names(config.host.prefix)
+        self._uplink = config.host.public_interface
+        self._dnsmasq = Dnsmasq(config.state_dir / "network")
+        self._switch: _Switch | None = None
+        self._believed: dict[str, Fragment] | None = None
+        self._last_plan = HostPlan()
+
+    def open(self) -> None:
+        self._open_switch()
+
+    def close(self) -> None:
+        if self._switch is not None:
+            self._switch.close()
+            self._switch = None
+
+    def has_device(self, device: str) -> bool:
+        return self._open_switch().run(lambda switch: switch.links.exists(device))
+
+    def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
+        return {network_id: self._names.service(network_id) for network_id in plan.services}
+
+    def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
+        wanted = fragments(plan, self._names)
+        failures: _Failures = {}
+        done: list[str] = []
+        switch = self._open_switch()
+        if look or self._believed is None:
+            look = True
+            changes, stale = self._look(switch, wanted, failures)
+        else:
+            changes, stale = _compare(self._believed, wanted)
+        self._believed = None  # until all of it is done
+        owners = {item.namespace: item.owner for item in wanted.values()}
+        for name in sorted({item.namespace for item in wanted.values()}):
+            if look or name in changes:
+                self._create(name, owners[name], failures)
+        flows = self._apply_switch(switch, plan, wanted, changes.get(self._names.switch), failures, done)
+        for name, change in changes.items():
+            if name == self._names.switch or not change:
+                continue
+            with _catching(failures, owners.get(name, "")):
+                namespaces.run_inside(name, _apply_inside, change)
+                done.append(f"{name}: {change}")
+        self._services(plan, look, failures, done)
+        forgotten = self._forget(switch, plan, flows, failures)
+        for name in stale:
+            with _catching(failures, ""):
+                end_processes(name)
+                namespaces.delete(name)
+                done.append(f"deleted {name}")
+        if not failures:
+            self._believed, self._last_plan = wanted, plan
+        return Outcome(failures, forgotten, tuple(done))
+
+    # -------------------------------------------------------------------------------------------- what differs
+    def _look(
+        self, switch: _Switch, wanted: Mapping[str, Fragment], failures: _Failures
+    ) -> tuple[dict[str, Changes], list[str]]:
+        """The changes by comparison with the kernel, and the namespaces that are not wanted."""
+        layouts = _by_namespace(wanted.values())
+        found: dict[str, Layout] = {}
+        for name in layouts:
+            if name != self._names.switch and namespaces.exists(name):
+                with _catching(failures, ""):
+                    found[name] = relevant(inspect_namespace(name), layouts[name])
+        there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch])
+        for device, link in layouts[self._names.switch].links.items():
+            peer = link.peer
+            if peer is None or not peer.namespace or device not in there.links:
+                continue
+            if peer.namespace not in found or peer.device not in found[peer.namespace].links:
+                switch.run(_Switch.remove_link, device)  # its other end is lost
+                there = replace(there, links={name: item for name, item in there.links.items() if name != device})
+        found[self._names.switch] = there
+        changes = {name: difference(found.get(name, Layout()), layout) for name, layout in layouts.items()}
+        stale = [
+            name for name in namespaces.names(self._names.prefix) if self._names.owns(name) and name not in layouts
+        ]
+        return changes, stale
+
+    # -------------------------------------------------------------------------------------------- the switch
+    def _open_switch(self) -> _Switch:
+        """The thread in the switch namespace; another one if somebody replaced the namespace."""
+        name = self._names.switch
+        if self._switch is not None:
+            if namespaces.exists(name) and namespaces.identity(name) == self._switch.identity:
+                return self._switch
+            self._switch.close()
+            self._believed = None
+        namespaces.create(name, lambda: _set_up(name))
+        self._switch = _Switch(name)
+        return self._switch
+
+    def _create(self, name: str, owner: str, failures: _Failures) -> None:
+        with _catching(failures, owner):
+            namespaces.create(name, lambda: _set_up(name))
+
+    def _apply_switch(
+        self,
+        switch: _Switch,
+        plan: HostPlan,
+        wanted: Mapping[str, Fragment],
+        changes: Changes | None,
+        failures: _Failures,
+        done: list[str],
+    ) -> set[tuple[int, str]]:
+        """Links and filters; the flows that have to be cut."""
+        if not changes:
+            return set()
+        failures.update(switch.run(_Switch.change_links, changes))
+        commands = nft_commands(changes)
+        if commands:
+            try:
+                switch.run(_Switch.filter, commands)
+            except CommandFailed as error:
+                log.warning("the filters were refused as a whole, trying one owner after the other: %s", error)
+                for owner, part in _by_owner(changes, wanted, self._names.switch):
+                    with _catching(failures, owner):
+                        switch.run(_Switch.filter, nft_commands(part))
+        done.append(f"{self._names.switch}: {changes}")
+        return cuts(plan, changes)
+
+    # -------------------------------------------------------------------------------------------- services
+    def _services(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
+        before = self._last_plan.services
+        for network_id, service in plan.services.items():
+            if not look and before.get(network_id) == service:
+                continue
+            with _catching(failures, network_id):
+                words = self._dnsmasq.ensure(service, self._names.service(network_id), look=look)
+                done += [f"network {network_id}: {word}" for word in words]
+        gone = self._dnsmasq.networks() if look else before
+        for network_id in [item for item in gone if item not in plan.services]:
+            with _catching(failures, network_id):
+                self._dnsmasq.remove(network_id)
+                done.append(f"network {network_id}: removed dnsmasq")
+
+    def _forget(
+        self, switch: _Switch, plan: HostPlan, flows: set[tuple[int, str]], failures: _Failures
+    ) -> tuple[ReleasedRow, ...]:
+        """Cut flows and end leases; the released addresses that nothing holds any longer."""
+        zones = {bridge.network_id: bridge.zone for bridge in plan.bridges.values() if bridge.filtered}
+        flows |= {(zones[row.network_id], row.address) for row in plan.forget if row.network_id in zones}
+        if flows:
+            with _catching(failures, _SWITCH_OWNER):
+                switch.run(lambda _: conntrack.cut(flows))
+        forgotten: list[ReleasedRow] = []
+        for row in plan.forget:
+            if _SWITCH_OWNER in failures or row.network_id in failures or failures.keys() & plan.routers.keys():
+                continue
+            with _catching(failures, row.network_id):
+                if row.network_id in plan.services:
+                    namespace = self._names.service(row.network_id)
+                    self._dnsmasq.release(row.network_id, namespace, row.address, row.mac)
+                forgotten.append(row)
+        return tuple(forgotten)
+
+
+class _Switch:
+    """A thread that lives in the switch namespace with its netlink socket and nft context."""
+
+    def __init__(self, name: str) -> None:
+        self.identity = namespaces.identity(name)
+        self._worker = namespaces.Worker(name)
+        self.links, self.nft = self._worker.run(lambda: (Links(), Nft()))
+
+    def run(self, function: Callable[Concatenate[_Switch, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` with this switch in its thread."""
+        return self._worker.run(function, self, *args, **kwargs)
+
+    def close(self) -> None:
+        self._worker.run(self.links.close)
+        self._worker.run(self.nft.close)
+        self._worker.close()
+
+    def inspect(self) -> Layout:
+        return inspect_here(self.links, self.nft)
+
+    def remove_link(self, name: str) -> None:
+        self.links.remove(name)
+
+    def filter(self, commands: str) -> None:
+        self.nft.run(commands)
+
+    def change_links(self, changes: Changes) -> _Failures:
+        """By owner, what could not be done."""
+        failures: _Failures = {}
+        for name in changes.removed_links:
+            with _catching(failures, _SWITCH_OWNER):
+                self.links.remove(name)
+        for name, link in changes.added_links:
+            with _catching(failures, link.owner):
+                self.links.add(name, link)
+                if link.peer is not None and not link.peer.namespace:
+                    self.links.up(link.peer.device)
+        for change in changes.changed_links:
+            with _catching(failures, change.after.owner):
+                self.links.change(change)
+        return failures
+
+
+def _apply_inside(changes: Changes) -> None:
+    """In the namespace of a router, a service or the outside. Its links were made with their other ends."""
+    with Links() as links:
+        for name in changes.removed_links:
+            links.remove(name)
+        moved = [LinkChange(name, Link(link.kind, 0, up=False), link) for name, link in changes.added_links]
+        moved += changes.changed_links
+        for change in moved:
+            links.change(change)
+        for route in changes.removed_routes:
+            links.remove_route(route)
+        for route in changes.added_routes:
+            links.add_route(route)
+    commands = nft_commands(changes)
+    if commands:
+        with Nft() as nft:
+            nft.run(commands)
+    gone = translations_gone(changes)
+    if gone:
+        conntrack.cut_translated(gone)
+    for change in moved:
+        if change.name == rules.PUBLIC_DEVICE:
+            new = change.after.addresses - change.before.addresses
+            arp.announce(change.name, change.after.mac, sorted(item.partition("/")[0] for item in new))
+
+
+def _set_up(name: str) -> None:
+    write_sysctls(sysctls_of(name))
+    with Links() as links:
+        links.up("lo")
+
+
+def _compare(before: Mapping[str, Fragment], after: Mapping[str, Fragment]) -> tuple[dict[str, Changes], list[str]]:
+    """The changes by comparison with what was last applied, and the namespaces that go."""
+    gone, come = changed(before, after)
+    old, new = _by_namespace(gone), _by_namespace(come)
+    kept = {item.namespace for item in after.values()}
+    stale = sorted({item.namespace for item in gone} - kept)
+    names = [name for name in {**old, **new} if name not in stale]
+    return {name: difference(old.get(name, Layout()), new.get(name, Layout())) for name in names}, stale
+
+
+def _by_namespace(items: Iterable[Fragment]) -> dict[str, Layout]:
+    found: dict[str, list[Layout]] = defaultdict(list)
+    for item in items:
+        found[item.namespace].append(item.layout)
+    return {name: merge(layouts) for name, layouts in found.items()}
+
+
+def _by_owner(changes: Changes, wanted: Mapping[str, Fragment], switch: str) -> list[tuple[str, Changes]]:
+    """The filters' part of `changes` in transactions of their own: declarations first, then one per owner."""
+    owner_of: dict[object, str] = {}
+    for item in wanted.values():
+        if item.namespace == switch:
+            owner_of.update(dict.fromkeys(item.layout.elements, item.owner))
+            owner_of.update(dict.fromkeys(item.layout.chains, item.owner))
+    empty = Chain(())
+    base = replace(
+        changes,
+        added_chains=tuple(
+            (key, chain if not owner_of.get(key) else replace(empty, hook=chain.hook))
+            for key, chain in changes.added_chains
+        ),
+        changed_chains=tuple(item for item in changes.changed_chains if not owner_of.get(item[0])),
+        added_elements=tuple(item for item in changes.added_elements if not owner_of.get(item[0])),
+    )
+    parts: dict[str, Changes] = {}
+    filled = [(key, empty, chain) for key, chain in changes.added_chains if owner_of.get(key)]
+    filled += [item for item in changes.changed_chains if owner_of.get(item[0])]
+    for chain_change in filled:
+        owner = owner_of[chain_change[0]]
+        part = parts.setdefault(owner, Changes())
+        parts[owner] = replace(part, changed_chains=(*part.changed_chains, chain_change))
+    for element in changes.added_elements:
+        owner = owner_of.get(element[0], "")
+        if owner:
+            part = parts.setdefault(owner, Changes())
+            parts[owner] = replace(part, added_elements=(*part.added_elements, element))
+    return [(_SWITCH_OWNER, base), *parts.items()]
+
+
+class _catching:
+    """Writes a failure down under its owner and goes on."""
+
+    def __init__(self, failures: _Failures, owner: str) -> None:
+        self._failures = failures
+        self._owner = owner
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, KilonovaError | OSError):
+            return False
+        self._failures.setdefault(self._owner, str(error))
+        return True

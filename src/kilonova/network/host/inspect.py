@@ -1,0 +1,33 @@
+"""What is there: the layout of a namespace as the kernel tells it. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kilonova.network.host import namespaces
+from kilonova.network.host.links import Links
+from kilonova.network.host.nftables import Nft
+from kilonova.network.layout import Layout
+
+
+def inspect_here(links: Links, nft: Nft) -> Layout:
+    """Of the namespace the calling thread is in."""
+    filters = nft.found()
+    return Layout(links.found(), links.routes(), filters.sets, filters.chains, filters.elements)
+
+
+def inspect_namespace(name: str) -> Layout:
+    """Of a namespace by name; raises `NotFound`."""
+
+    def look() -> Layout:
+        with Links() as links, Nft() as nft:
+            return inspect_here(links, nft)
+
+    return namespaces.run_inside(name, look)
+
+
+def relevant(found: Layout, wanted: Layout) -> Layout:
+    """`found` without the links that are none of this cloud's."""
+    links: Mapping[str, object] = wanted.links
+    ours = {name: link for name, link in found.links.items() if link.owner or name in links}
+    return Layout(ours, found.routes, found.sets, found.chains, found.elements)

@@ -1,0 +1,292 @@
+"""Links, addresses and routes of the namespace the calling thread is in, by netlink. The one module that speaks it.
+
+What this cloud made carries the alias `kilonova:OWNER`; `found` tells it, so that nothing else is ever removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+
+from kilonova.errors import CommandFailed, NotSupported
+from kilonova.network.host import netlink
+from kilonova.network.host.netlink import attribute, nested, number, string, text, u8, u16, u32
+from kilonova.network.layout import Kind, Link, LinkChange, Route
+
+ALIAS = "kilonova:"
+_IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBi")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _LINKINFO, _ALIAS, _NS_FD = 1, 3, 4, 5, 10, 18, 20, 28
+_INFO_KIND, _INFO_DATA = 1, 2
+_VETH_PEER, _VLAN_ID = 1, 1
+_BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_CALL4, _BRIDGE_CALL6 = 1, 23, 36, 37
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFA_NODAD = 0x02
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_UP = 1
+_TABLE_MAIN, _PROTOCOL_KERNEL, _PROTOCOL_STATIC, _UNICAST, _ONLINK = 254, 2, 4, 1, 4
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_KINDS: Mapping[str, Kind] = {"bridge": "bridge", "veth": "veth", "tun": "tap", "vlan": "vlan"}
+_NONE_THERE = 19
+BLANK = Link("other", 0, up=False)
+
+
+class Links:
+    """The links of the namespace of the thread that opens it; use it in that thread only."""
+
+    def __init__(self) -> None:
+        self._socket = netlink.Socket()
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # -------------------------------------------------------------------------------------------- changes
+    def add(self, name: str, link: Link) -> None:
+        """Make a link as it shall be. Raises `CommandFailed`, naming it."""
+        if link.kind == "bridge":
+            call = int(link.filtered)
+            info = (u32(_BRIDGE_DELAY, 0), u8(_BRIDGE_SNOOPING, 0), u8(_BRIDGE_CALL4, call), u8(_BRIDGE_CALL6, call))
+            self._new(name, link, "bridge", nested(_INFO_DATA, *info))
+        elif link.kind == "veth":
+            self._add_veth(name, link)
+        elif link.kind == "tap":
+            _make_tap(name)
+        elif link.kind == "vlan":
+            self._add_vlan(name, link)
+        else:
+            raise CommandFailed(f"link {name}: this cloud makes no links of kind {link.kind}")
+        self.change(LinkChange(name, Link(link.kind, 0, up=False), link))
+
+    def change(self, change: LinkChange) -> None:
+        """Say what differs, addresses too."""
+        name, before, after = change.name, change.before, change.after
+        attributes: list[bytes] = []
+        if after.mtu != before.mtu:
+            attributes.append(u32(_MTU, after.mtu))
+        if after.mac and after.mac != before.mac:
+            attributes.append(attribute(_ADDRESS, _mac_bytes(after.mac)))
+        if after.owner != before.owner:
+            attributes.append(text(_ALIAS, ALIAS + after.owner))
+        if after.master != before.master:
+            attributes.append(u32(_MASTER, self.index(after.master) if after.master else 0))
+        if after.kind == "bridge" and before.filtered != after.filtered and before.mtu:
+            call = int(after.filtered)
+            data = nested(_INFO_DATA, u8(_BRIDGE_CALL4, call), u8(_BRIDGE_CALL6, call))
+            attributes.append(nested(_LINKINFO, text(_INFO_KIND, "bridge"), data))
+        if attributes or after.up != before.up:
+            body = _IFINFO.pack(0, 0, self.index(name), _UP if after.up else 0, _UP) + b"".join(attributes)
+            self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+        for address in sorted(before.addresses - after.addresses):
+            self._address(netlink.RTM_DELADDR, 0, name, address)
+        for address in sorted(after.addresses - before.addresses):
+            self._address(netlink.RTM_NEWADDR, netlink.F_CREATE | netlink.F_REPLACE, name, address)
+
+    def remove(self, name: str) -> None:
+        """Delete a link; one that is gone is passed over."""
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            return
+        try:
+            self._socket.request(netlink.RTM_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0), f"link {name}")
+        except netlink.NetlinkError as error:
+            if error.number != _NONE_THERE:
+                raise
+
+    def up(self, name: str) -> None:
+        body = _IFINFO.pack(0, 0, self.index(name), _UP, _UP)
+        self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+
+    def add_route(self, route: Route) -> None:
+        self._route(netlink.RTM_NEWROUTE, netlink.F_CREATE | netlink.F_REPLACE, route)
+
+    def remove_route(self, route: Route) -> None:
+        try:
+            self._route(netlink.RTM_DELROUTE, 0, route)
+        except netlink.NetlinkError as error:
+            if error.number != 3:  # ESRCH: it went with its link or address
+                raise
+
+    @staticmethod
+    def index(name: str) -> int:
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            raise CommandFailed(f"there is no link {name}") from None
+
+    @staticmethod
+    def exists(name: str) -> bool:
+        try:
+            return socket.if_nametoindex(name) > 0
+        except OSError:
+            return False
+
+    def _new(self, name: str, link: Link, kind: str, data: bytes, *more: bytes) -> None:
+        body = b"".join(
+            (_IFINFO.pack(0, 0, 0, 0, 0), text(_IFNAME, name), *more, nested(_LINKINFO, text(_INFO_KIND, kind), data))
+        )
+        self._socket.request(netlink.RTM_NEWLINK, netlink.F_CREATE | netlink.F_EXCL, body, f"new {kind} {name}")
+
+    def _add_veth(self, name: str, link: Link) -> None:
+        if link.peer is None:
+            raise CommandFailed(f"link {name}: a veth pair needs its other end's name")
+        peer = [_IFINFO.pack(0, 0, 0, 0, 0), text(_IFNAME, link.peer.device), u32(_MTU, link.mtu)]
+        if link.peer.mac:
+            peer.append(attribute(_ADDRESS, _mac_bytes(link.peer.mac)))
+        descriptor = -1
+        if link.peer.namespace:
+            from kilonova.network.host import namespaces
+
+            descriptor = os.open(namespaces.path(link.peer.namespace), os.O_RDONLY | os.O_CLOEXEC)
+            peer.append(u32(_NS_FD, descriptor))
+        try:
+            self._new(name, link, "veth", nested(_INFO_DATA, attribute(_VETH_PEER, b"".join(peer))))
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _add_vlan(self, name: str, link: Link) -> None:
+        """By the kernel's 8021q. Raises `NotSupported` where it has none."""
+        if link.tag is None:
+            raise CommandFailed(f"link {name}: a VLAN device needs its trunk and VLAN id")
+        trunk = u32(_LINK, self.index(link.tag.trunk))
+        try:
+            self._new(name, link, "vlan", nested(_INFO_DATA, u16(_VLAN_ID, link.tag.vid)), trunk)
+        except netlink.NetlinkError as error:
+            if error.number in (95, 93):  # EOPNOTSUPP, EPROTONOSUPPORT
+                raise NotSupported(
+                    f"VLAN device {name}: this kernel has no 802.1Q (module 8021q); "
+                    "load it, or give the physical network no trunk on this host"
+                ) from error
+            raise
+
+    def _address(self, kind: int, flags: int, name: str, address: str) -> None:
+        interface = ip_interface(address)
+        family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+        body = _IFADDR.pack(family, interface.network.prefixlen, 0, 0, self.index(name))
+        body += attribute(_IFA_LOCAL, interface.ip.packed) + attribute(_IFA_ADDRESS, interface.ip.packed)
+        if family == socket.AF_INET6:
+            body += u32(_IFA_FLAGS, _IFA_NODAD)
+        try:
+            self._socket.request(kind, flags, body, f"address {address} of {name}")
+        except netlink.NetlinkError as error:
+            if kind != netlink.RTM_DELADDR or error.number != 99:  # EADDRNOTAVAIL: it is gone already
+                raise
+
+    def _route(self, kind: int, flags: int, route: Route) -> None:
+        network, next_hop = ip_network(route.destination), ip_address(route.next_hop)
+        family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+        body = _RTMSG.pack(
+            family,
+            network.prefixlen,
+            0,
+            0,
+            _TABLE_MAIN,
+            _PROTOCOL_STATIC,
+            0,
+            _UNICAST,
+            _ONLINK if network.version == 4 else 0,
+        )
+        if network.prefixlen:
+            body += attribute(_RTA_DST, network.network_address.packed)
+        body += attribute(_RTA_GATEWAY, next_hop.packed) + u32(_RTA_OIF, self.index(route.device))
+        self._socket.request(kind, flags, body, f"route {route.destination} via {route.next_hop}")
+
+    # -------------------------------------------------------------------------------------------- inspection
+    def found(self) -> dict[str, Link]:
+        """Every link but the loopback, with its addresses of global scope."""
+        dump = self._socket.dump(netlink.RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0), "links")
+        names: dict[int, str] = {}
+        raw: list[tuple[int, int, Mapping[int, bytes]]] = []
+        for message in dump:
+            _, _, index, flags, _ = _IFINFO.unpack_from(message.body)
+            parsed = netlink.attributes(message.body, _IFINFO.size)
+            names[index] = string(parsed.get(_IFNAME))
+            raw.append((index, flags, parsed))
+        addresses = self._addresses()
+        return {
+            names[index]: _link(flags, parsed, names, addresses.get(index, ()))
+            for index, flags, parsed in raw
+            if names[index] != "lo"
+        }
+
+    def _addresses(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for message in self._socket.dump(netlink.RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0), "addresses"):
+            family, length, _, scope, index = _IFADDR.unpack_from(message.body)
+            if scope != 0 or family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            parsed = netlink.attributes(message.body, _IFADDR.size)
+            packed = parsed.get(_IFA_LOCAL) or parsed[_IFA_ADDRESS]
+            found.setdefault(index, []).append(f"{ip_address(packed)}/{length}")
+        return found
+
+    def routes(self) -> frozenset[Route]:
+        """The routes of the main table through a next hop, that the kernel did not make itself."""
+        found: set[Route] = set()
+        for message in self._socket.dump(netlink.RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "routes"):
+            family, length, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(message.body)
+            parsed = netlink.attributes(message.body, _RTMSG.size)
+            table = number(parsed.get(_RTA_TABLE)) or table
+            if table != _TABLE_MAIN or protocol == _PROTOCOL_KERNEL or kind != _UNICAST or _RTA_GATEWAY not in parsed:
+                continue
+            zero = bytes(4) if family == socket.AF_INET else bytes(16)
+            destination = f"{ip_address(parsed.get(_RTA_DST, zero))}/{length}"
+            device = socket.if_indextoname(number(parsed[_RTA_OIF]))
+            found.add(Route(destination, str(ip_address(parsed[_RTA_GATEWAY])), device))
+        return frozenset(found)
+
+
+def _link(flags: int, parsed: Mapping[int, bytes], names: Mapping[int, str], addresses: Iterable[str]) -> Link:
+    info = netlink.attributes(parsed.get(_LINKINFO, b""))
+    kind = _KINDS.get(string(info.get(_INFO_KIND)), "other")
+    alias = string(parsed.get(_ALIAS))
+    filtered = False
+    if kind == "bridge":
+        filtered = number(netlink.attributes(info.get(_INFO_DATA, b"")).get(_BRIDGE_CALL4)) == 1
+    return Link(
+        kind=kind,
+        mtu=number(parsed.get(_MTU)),
+        owner=alias.removeprefix(ALIAS) if alias.startswith(ALIAS) else "",
+        up=bool(flags & _UP),
+        mac=parsed.get(_ADDRESS, b"").hex(":"),
+        master=names.get(number(parsed.get(_MASTER)), ""),
+        addresses=frozenset(addresses),
+        filtered=filtered,
+    )
+
+
+def write_sysctls(values: Mapping[str, str]) -> None:
+    """Of the namespace of the calling thread; `net/ipv4/ip_forward` -> value."""
+    for name, value in values.items():
+        Path("/proc/sys", name).write_text(value)
+
+
+def _make_tap(name: str) -> None:
+    """A tap that stays when nobody has it open; whoever opens it by name gets its frames."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    except OSError as error:
+        raise CommandFailed(f"tap {name}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

@@ -1,0 +1,26 @@
+"""Removes the network state that this cloud made in the kernel, and its dnsmasq processes; for `kilonova down`."""
+
+from __future__ import annotations
+
+from kilonova.config import Config
+from kilonova.network.fragments import Names
+from kilonova.network.host import namespaces
+from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
+
+
+def remove_everything(config: Config) -> list[str]:
+    """What was removed, by name. Guests must have ended before; nothing without the cloud's prefix is touched."""
+    if config.host.simulate:
+        return []
+    removed: list[str] = []
+    names = Names(config.host.prefix)
+    dnsmasq = Dnsmasq(config.state_dir / "network")
+    for network_id in dnsmasq.networks():
+        dnsmasq.remove(network_id)
+        removed.append(f"dnsmasq of network {network_id}")
+    for name in namespaces.names(config.host.prefix):
+        if names.owns(name):
+            end_processes(name)
+            namespaces.delete(name)
+            removed.append(f"namespace {name}")
+    return removed

@@ -1,0 +1,23 @@
+"""A host that has no kernel: everything planned is at once so."""
+
+from __future__ import annotations
+
+from kilonova.network.host.interface import Outcome
+from kilonova.network.plan import HostPlan
+
+
+class SimulatedHost:
+    """See `kilonova.network.host.interface.Host`."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
+        return Outcome(forgotten=plan.forget)
+
+    def has_device(self, device: str) -> bool:
+        return True
+
+    def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
+        return {}

@@ -1,0 +1,253 @@
+"""The wanted or found state of one network namespace as plain data, and the difference of two of them. Pure.
+
+A `Layout` names links, addresses, routes and what the cloud's nft tables hold. `difference` says what turns one into
+the other; only what differs is touched. Keys of nft elements are their canonical text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+Kind = Literal["bridge", "tap", "veth", "vlan", "other"]
+
+
+class Peer(NamedTuple):
+    """The other end of a veth pair; no namespace: the same one."""
+
+    namespace: str
+    device: str
+    mac: str = ""
+
+
+class VlanTag(NamedTuple):
+    trunk: str
+    vid: int
+
+
+class Route(NamedTuple):
+    """`destination` is a CIDR."""
+
+    destination: str
+    next_hop: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link by name. What only its making needs (peer, tag) is not compared."""
+
+    kind: Kind
+    mtu: int
+    owner: str = ""
+    """The network, router or port it is for; the kernel keeps it as the link's alias, which marks it as ours."""
+    up: bool = True
+    mac: str = ""
+    """Empty: as the kernel chose."""
+    master: str = ""
+    addresses: frozenset[str] = frozenset()
+    """With prefix length, of global scope."""
+    filtered: bool = False
+    """A bridge whose packets pass the host's stateful filter."""
+    peer: Peer | None = field(default=None, compare=False)
+    tag: VlanTag | None = field(default=None, compare=False)
+
+
+MAP_MARK = ":"
+"""In a declaration: it is a map."""
+
+
+class SetKey(NamedTuple):
+    family: str
+    table: str
+    name: str
+
+
+class ElementKey(NamedTuple):
+    set: SetKey
+    key: str
+
+
+@lru_cache(maxsize=16384)
+def rule_digest(rule: str) -> str:
+    """What marks a rule in the kernel (its comment), so that a found rule is known without comparing expressions."""
+    return "k" + hashlib.sha256(rule.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An nft chain; equal when its rules' digests are, in order."""
+
+    digests: tuple[str, ...]
+    hook: str = field(default="", compare=False)
+    rules: tuple[str, ...] = field(default=(), compare=False)
+
+    @staticmethod
+    def of(*rules: str, hook: str = "") -> Chain:
+        return Chain(tuple(rule_digest(rule) for rule in rules), hook, rules)
+
+
+@dataclass(frozen=True)
+class Layout:
+    links: Mapping[str, Link] = field(default_factory=dict)
+    routes: frozenset[Route] = frozenset()
+    sets: Mapping[SetKey, str] = field(default_factory=dict)
+    """Set or map -> its declaration; of a found one only its `MAP_MARK`, or nothing."""
+    chains: Mapping[SetKey, Chain] = field(default_factory=dict)
+    elements: Mapping[ElementKey, str] = field(default_factory=dict)
+    """Element -> value of a map, or nothing."""
+
+
+def merge(layouts: Iterable[Layout]) -> Layout:
+    """All of them in one; they must not name the same thing differently."""
+    links: dict[str, Link] = {}
+    routes: set[Route] = set()
+    sets: dict[SetKey, str] = {}
+    chains: dict[SetKey, Chain] = {}
+    elements: dict[ElementKey, str] = {}
+    for layout in layouts:
+        links.update(layout.links)
+        routes.update(layout.routes)
+        sets.update(layout.sets)
+        chains.update(layout.chains)
+        elements.update(layout.elements)
+    return Layout(links, frozenset(routes), sets, chains, elements)
+
+
+@dataclass(frozen=True)
+class LinkChange:
+    """An existing link becomes another one; `before` tells what need not be said again."""
+
+    name: str
+    before: Link
+    after: Link
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What to do, in the order of the fields."""
+
+    removed_links: tuple[str, ...] = ()
+    added_links: tuple[tuple[str, Link], ...] = ()
+    changed_links: tuple[LinkChange, ...] = ()
+    removed_routes: tuple[Route, ...] = ()
+    added_routes: tuple[Route, ...] = ()
+    added_sets: tuple[tuple[SetKey, str], ...] = ()
+    added_chains: tuple[tuple[SetKey, Chain], ...] = ()
+    changed_chains: tuple[tuple[SetKey, Chain, Chain], ...] = ()
+    """Key, as found, as wanted."""
+    removed_elements: tuple[tuple[ElementKey, str], ...] = ()
+    """With the value that goes; an element whose value changes is here and in `added_elements`."""
+    added_elements: tuple[tuple[ElementKey, str], ...] = ()
+    removed_chains: tuple[SetKey, ...] = ()
+    removed_sets: tuple[tuple[SetKey, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != NOTHING
+
+    def __str__(self) -> str:
+        words = [f"-{name}" for name in self.removed_links] + [f"+{name}" for name, _ in self.added_links]
+        words += [f"~{change.name}" for change in self.changed_links]
+        words += [f"{name} {len(value)}" for name, value in vars(self).items() if value and "links" not in name]
+        return ", ".join(words) or "nothing"
+
+
+NOTHING = Changes()
+
+
+def difference(found: Layout, wanted: Layout) -> Changes:
+    """What turns `found` into `wanted`. `difference(x, x)` is nothing."""
+    removed_links, added_links, changed_links = _link_changes(found.links, wanted.links)
+    removed_elements, added_elements = _element_changes(found.elements, wanted.elements)
+    gone_sets = sorted(found.sets.keys() - wanted.sets.keys())
+    if gone_sets:
+        removed_elements = [item for item in removed_elements if item[0].set in wanted.sets]
+    return Changes(
+        removed_links=tuple(removed_links),
+        added_links=tuple(added_links),
+        changed_links=tuple(changed_links),
+        removed_routes=tuple(sorted(found.routes - wanted.routes)),
+        added_routes=tuple(sorted(wanted.routes - found.routes)),
+        added_sets=tuple((key, wanted.sets[key]) for key in sorted(wanted.sets.keys() - found.sets.keys())),
+        added_chains=tuple((key, wanted.chains[key]) for key in sorted(wanted.chains.keys() - found.chains.keys())),
+        changed_chains=tuple(
+            (key, found.chains[key], chain)
+            for key, chain in wanted.chains.items()
+            if key in found.chains and found.chains[key] != chain
+        ),
+        removed_elements=tuple(removed_elements),
+        added_elements=tuple(added_elements),
+        removed_chains=tuple(sorted(found.chains.keys() - wanted.chains.keys())),
+        removed_sets=tuple((key, found.sets[key]) for key in gone_sets),
+    )
+
+
+def _link_changes(
+    found: Mapping[str, Link], wanted: Mapping[str, Link]
+) -> tuple[list[str], list[tuple[str, Link]], list[LinkChange]]:
+    removed = [name for name in found if name not in wanted]
+    added: list[tuple[str, Link]] = []
+    changed: list[LinkChange] = []
+    for name, link in wanted.items():
+        there = found.get(name)
+        if there is None:
+            added.append((name, link))
+        elif there is link:
+            continue
+        elif there.kind != link.kind:
+            removed.append(name)
+            added.append((name, link))
+        elif there != (link if link.mac else _with_mac(link, there.mac)):
+            changed.append(LinkChange(name, there, link))
+    order = {"bridge": 0, "vlan": 1}
+    added.sort(key=lambda item: order.get(item[1].kind, 2))
+    return removed, added, changed
+
+
+def _with_mac(link: Link, mac: str) -> Link:
+    return Link(
+        link.kind, link.mtu, link.owner, link.up, mac, link.master, link.addresses, link.filtered, link.peer, link.tag
+    )
+
+
+def _element_changes(
+    found: Mapping[ElementKey, str], wanted: Mapping[ElementKey, str]
+) -> tuple[list[tuple[ElementKey, str]], list[tuple[ElementKey, str]]]:
+    removed = [(key, value) for key, value in found.items() if wanted.get(key) != value]
+    added = [(key, value) for key, value in wanted.items() if found.get(key) != value]
+    return removed, added
+
+
+def nft_commands(changes: Changes) -> str:
+    """One transaction for libnftables that does the nft part of `changes`; empty: nothing to do."""
+    lines: list[str] = []
+    tables = {key[:2] for key, _ in changes.added_sets} | {key[:2] for key, _ in changes.added_chains}
+    lines += [f"add table {family} {table}" for family, table in sorted(tables)]
+    for key, declaration in changes.added_sets:
+        lines.append(f"add {_set_or_map(declaration)} {' '.join(key)} {{ {declaration} }}")
+    for key, chain in changes.added_chains:
+        lines.append(f"add chain {' '.join(key)}" + (f" {{ {chain.hook} }}" if chain.hook else ""))
+    lines += [f"flush chain {' '.join(key)}" for key, _, _ in changes.changed_chains]
+    lines += [f"flush chain {' '.join(key)}" for key in changes.removed_chains]
+    lines += _element_lines("delete", changes.removed_elements)
+    lines += _element_lines("add", changes.added_elements)
+    for key, chain in [*changes.added_chains, *((key, after) for key, _, after in changes.changed_chains)]:
+        for rule, digest in zip(chain.rules, chain.digests, strict=True):
+            lines.append(f'add rule {" ".join(key)} {rule} comment "{digest}"')
+    lines += [f"delete chain {' '.join(key)}" for key in changes.removed_chains]
+    lines += [f"delete {_set_or_map(mark)} {' '.join(key)}" for key, mark in changes.removed_sets]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _set_or_map(declaration: str) -> str:
+    return "map" if MAP_MARK in declaration else "set"
+
+
+def _element_lines(verb: str, elements: Iterable[tuple[ElementKey, str]]) -> list[str]:
+    by_set: dict[SetKey, list[str]] = {}
+    for (key, text), value in elements:
+        by_set.setdefault(key, []).append(f"{text} : {value}" if value and verb == "add" else text)
+    return [f"{verb} element {' '.join(key)} {{ {', '.join(texts)} }}" for key, texts in by_set.items()]

@@ -1,0 +1,148 @@
+"""What a pass of the network agent writes back: which states changed, what was forgotten, and that it lives.
+
+`results_of` compares with the rows the plan was made of, so that a pass that changed nothing writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, update
+
+from kilonova.config import HostConfig
+from kilonova.ids import new_id
+from kilonova.network.host.interface import Outcome
+from kilonova.network.plan import HostPlan
+from kilonova.network.rows import (
+    FLOATING_OWNER,
+    GATEWAY_OWNER,
+    INTERFACE_OWNER,
+    SERVICE_OWNER,
+    HostRows,
+    PortRow,
+    ReleasedRow,
+)
+from kilonova.store import schema
+from kilonova.store.addresses import confirm_forgotten
+
+
+@dataclass(frozen=True)
+class Results:
+    """Row id -> its new status, and what this host has forgotten."""
+
+    ports: tuple[tuple[str, str], ...] = ()
+    routers: tuple[tuple[str, str], ...] = ()
+    floating_ips: tuple[tuple[str, str], ...] = ()
+    forgotten: tuple[ReleasedRow, ...] = ()
+    freed_pool_networks: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Results()
+
+
+def results_of(rows: HostRows, plan: HostPlan, outcome: Outcome) -> Results:
+    """The rows whose state is not what the host now has."""
+    failures = outcome.failures
+    if "" in failures:
+        return Results()
+    return Results(
+        ports=tuple(_ports(rows, plan, failures)),
+        routers=tuple(
+            (router.id, wanted)
+            for router in rows.routers
+            if (wanted := _router_status(router.id, plan, failures)) != router.status
+        ),
+        floating_ips=tuple(
+            (row.id, wanted)
+            for row in rows.floating_ips
+            if (wanted := _floating_status(row.address, row.router_id, plan, failures)) != row.status
+        ),
+        forgotten=outcome.forgotten,
+        freed_pool_networks=() if failures else plan.released_pool_networks,
+    )
+
+
+def record(tx: Connection, results: Results) -> None:
+    """Write it down. Doing it twice changes nothing."""
+    for table, states in (
+        (schema.ports, results.ports),
+        (schema.routers, results.routers),
+        (schema.floating_ips, results.floating_ips),
+    ):
+        for row_id, status in states:
+            tx.execute(update(table).where(table.c.id == row_id).values(status=status))
+    confirm_forgotten(tx, [(row.subnet_id, row.address) for row in results.forgotten if row.next_host is None])
+    addresses, pool = schema.addresses, schema.pool_networks
+    for row in results.forgotten:
+        if row.next_host is not None:
+            mine = (addresses.c.subnet_id == row.subnet_id, addresses.c.address == row.address)
+            handed_on = update(addresses).where(*mine, addresses.c.port_id.is_(None))
+            tx.execute(handed_on.values(released_host=row.next_host))
+    free = {"project_id": None, "network_id": None, "released_at": None, "released_host": None}
+    for pool_network_id in results.freed_pool_networks:
+        released = (pool.c.id == pool_network_id, pool.c.released_at.is_not(None))
+        tx.execute(update(pool).where(*released).values(**free))
+
+
+def beat(tx: Connection, host: HostConfig, progress: Mapping[str, Any]) -> None:
+    """The row of this service says that it lives."""
+    services, moment = schema.services, schema.now()
+    mine = (services.c.kind == "network", services.c.host == host.name)
+    values = {"seen_at": moment, "progress": dict(progress)}
+    if tx.execute(update(services).where(*mine).values(**values)).rowcount == 0:
+        tx.execute(
+            insert(services).values(
+                id=new_id(),
+                kind="network",
+                host=host.name,
+                availability_zone=host.availability_zone,
+                started_at=moment,
+                **values,
+            )
+        )
+
+
+def _ports(rows: HostRows, plan: HostPlan, failures: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    realised = {interface.port_id for router in plan.routers.values() for interface in router.interfaces}
+    realised |= {router.external.port_id for router in plan.routers.values() if router.external}
+    for row in rows.ports:
+        wanted = _port_status(row, rows, plan, realised, failures)
+        if wanted is not None and wanted != row.status:
+            yield row.id, wanted
+
+
+def _port_status(
+    row: PortRow, rows: HostRows, plan: HostPlan, realised: set[str], failures: Mapping[str, str]
+) -> str | None:
+    """None: it is not this host's to say."""
+    if row.device_owner in (INTERFACE_OWNER, GATEWAY_OWNER):
+        if row.id not in realised:
+            return None
+        return "DOWN" if row.device_id in failures else "ACTIVE"
+    if row.device_owner == SERVICE_OWNER:
+        if row.network_id not in plan.services:
+            return None
+        return "DOWN" if row.network_id in failures else "ACTIVE"
+    if row.device_owner == FLOATING_OWNER or row.id in failures or row.network_id in failures:
+        return None
+    port = plan.ports.get(row.id)
+    if port is not None:
+        return "ACTIVE" if port.up else "DOWN"
+    if row.host == rows.host and row.vif == "none":
+        return "ACTIVE" if row.admin_state_up else "DOWN"
+    return None
+
+
+def _router_status(router_id: str, plan: HostPlan, failures: Mapping[str, str]) -> str:
+    if router_id in failures:
+        return "ERROR"
+    return "ACTIVE" if router_id in plan.routers else "DOWN"
+
+
+def _floating_status(address: str, router_id: str | None, plan: HostPlan, failures: Mapping[str, str]) -> str:
+    router = plan.routers.get(router_id or "")
+    if router is None or not any(public == address for public, _ in router.floating):
+        return "DOWN"
+    return "ERROR" if router.router_id in failures else "ACTIVE"

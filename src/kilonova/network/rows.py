@@ -1,0 +1,293 @@
+"""The rows of the store that concern one host, read in one transaction as plain tuples. Deciding is `plan`'s.
+
+A host's part: the ports bound to it, the networks whose services it runs, the routers placed on it, external networks
+with a floating range here, what the groups of its ports say, and what it still has to forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, or_, select, union
+
+from kilonova.store import schema
+
+INTERFACE_OWNER = "network:router_interface"
+GATEWAY_OWNER = "network:router_gateway"
+SERVICE_OWNER = "network:dhcp"
+FLOATING_OWNER = "network:floatingip"
+
+
+class NetworkRow(NamedTuple):
+    id: str
+    manager: str
+    physical_network: str
+    segmentation_id: int | None
+    bridge: str
+    mtu: int
+    admin_state_up: bool
+    external: bool
+    dns_domain: str
+    host: str | None
+
+
+class SubnetRow(NamedTuple):
+    id: str
+    network_id: str
+    cidr: str
+    gateway_ip: str | None
+    enable_dhcp: bool
+    dns_nameservers: Sequence[str]
+    host_routes: Sequence[dict[str, str]]
+    service_address: str | None
+    host: str | None
+
+
+class PortRow(NamedTuple):
+    id: str
+    network_id: str
+    mac: str
+    admin_state_up: bool
+    status: str
+    device_id: str
+    device_owner: str
+    host: str
+    vif: str
+    port_security_enabled: bool
+    allowed_address_pairs: Sequence[dict[str, str]]
+    dns_name: str
+    hostname: str | None
+    """Of the instance it belongs to."""
+
+
+class AddressRow(NamedTuple):
+    port_id: str
+    subnet_id: str
+    address: str
+
+
+class RouterRow(NamedTuple):
+    id: str
+    admin_state_up: bool
+    status: str
+    external_network_id: str | None
+    enable_snat: bool
+    routes: Sequence[dict[str, str]]
+
+
+class FloatingRow(NamedTuple):
+    id: str
+    address: str
+    fixed_address: str | None
+    router_id: str | None
+    status: str
+
+
+class RuleRow(NamedTuple):
+    group_id: str
+    direction: str
+    ethertype: str
+    protocol: str | None
+    port_range_min: int | None
+    port_range_max: int | None
+    remote_ip_prefix: str | None
+    remote_group_id: str | None
+
+
+class MemberRow(NamedTuple):
+    group_id: str
+    network_id: str
+    address: str
+
+
+class ReleasedRow(NamedTuple):
+    """An address that its port gave back and this host has to forget."""
+
+    subnet_id: str
+    network_id: str
+    address: str
+    mac: str
+    next_host: str | None
+    """Another host that has to forget it afterwards: the network host, when this one only had the port."""
+
+
+class HostRows(NamedTuple):
+    host: str
+    networks: Sequence[NetworkRow]
+    subnets: Sequence[SubnetRow]
+    ports: Sequence[PortRow]
+    addresses: Sequence[AddressRow]
+    routers: Sequence[RouterRow]
+    floating_ips: Sequence[FloatingRow]
+    port_groups: Sequence[tuple[str, str]]
+    """(port, group) of the ports bound to this host."""
+    rules: Sequence[RuleRow]
+    members: Sequence[MemberRow]
+    """Of every group that a rule in `rules` names as remote, wherever their hosts are."""
+    routed: Sequence[tuple[str, str]]
+    """(router, network) of every router interface, so far as this host's networks are concerned."""
+    released: Sequence[ReleasedRow]
+    released_pool_networks: Sequence[str]
+
+
+def load(tx: Connection, host: str) -> HostRows:
+    """What concerns `host`, in one snapshot; the number of queries does not grow with the rows."""
+    networks, subnets, ports = schema.networks, schema.subnets, schema.ports
+    routers = [
+        RouterRow(*row)
+        for row in tx.execute(
+            _columns(schema.routers, RouterRow).where(schema.routers.c.host == host).order_by(schema.routers.c.id)
+        )
+    ]
+    router_ids = select(schema.routers.c.id).where(schema.routers.c.host == host)
+    router_ports = or_(ports.c.device_owner == INTERFACE_OWNER, ports.c.device_owner == GATEWAY_OWNER)
+    here = union(
+        select(networks.c.id).where(networks.c.host == host),
+        select(ports.c.network_id).where(ports.c.host == host, ports.c.vif != "none"),
+        select(ports.c.network_id).where(router_ports, ports.c.device_id.in_(router_ids)),
+        select(subnets.c.network_id).where(subnets.c.host == host),
+    )
+    network_rows = [
+        NetworkRow(*row)
+        for row in tx.execute(
+            _columns(networks, NetworkRow)
+            .where(networks.c.id.in_(select(here.subquery().c[0])))
+            .order_by(networks.c.created_at, networks.c.id)
+        )
+    ]
+    network_ids = select(here.subquery().c[0])
+    served = select(networks.c.id).where(networks.c.host == host, networks.c.external.is_(False))
+    wanted_ports = or_(
+        ports.c.host == host,
+        ports.c.network_id.in_(served),
+        router_ports & ports.c.device_id.in_(router_ids),
+    )
+    return HostRows(
+        host=host,
+        networks=network_rows,
+        subnets=[
+            SubnetRow(*row)
+            for row in tx.execute(
+                _columns(subnets, SubnetRow)
+                .where(subnets.c.network_id.in_(network_ids))
+                .order_by(subnets.c.created_at, subnets.c.id)
+            )
+        ],
+        ports=[
+            PortRow(*row)
+            for row in tx.execute(
+                _columns(ports, PortRow, omit=("hostname",))
+                .add_columns(schema.instances.c.hostname)
+                .outerjoin(schema.instances, schema.instances.c.id == ports.c.device_id)
+                .where(wanted_ports)
+                .order_by(ports.c.id)
+            )
+        ],
+        addresses=[
+            AddressRow(*row)
+            for row in tx.execute(
+                _columns(schema.addresses, AddressRow)
+                .join(ports, ports.c.id == schema.addresses.c.port_id)
+                .where(wanted_ports)
+                .order_by(schema.addresses.c.address)
+            )
+        ],
+        routers=routers,
+        floating_ips=[
+            FloatingRow(*row)
+            for row in tx.execute(
+                _columns(schema.floating_ips, FloatingRow)
+                .where(schema.floating_ips.c.router_id.in_(router_ids))
+                .order_by(schema.floating_ips.c.id)
+            )
+        ],
+        **_group_rows(tx, host),
+        routed=_routed(tx, network_ids),
+        released=_released(tx, host),
+        released_pool_networks=list(
+            tx.execute(
+                select(schema.pool_networks.c.id).where(
+                    schema.pool_networks.c.released_at.is_not(None),
+                    or_(
+                        schema.pool_networks.c.released_host == host,
+                        schema.pool_networks.c.released_host.is_(None),
+                    ),
+                )
+            ).scalars()
+        ),
+    )
+
+
+def _columns(table: Any, row: type[Any], omit: Iterable[str] = ()) -> Select[Any]:
+    names: tuple[str, ...] = row._fields
+    return select(*(table.c[name] for name in names if name not in omit))
+
+
+def _group_rows(tx: Connection, host: str) -> dict[str, Any]:
+    ports, links, rules = schema.ports, schema.port_security_groups, schema.security_group_rules
+    bound = (
+        select(links.c.port_id, links.c.security_group_id)
+        .join(ports, ports.c.id == links.c.port_id)
+        .where(ports.c.host == host)
+    )
+    used = bound.subquery()
+    group_ids = select(used.c.security_group_id)
+    of_used = rules.c.security_group_id.in_(group_ids)
+    remote_ids = select(rules.c.remote_group_id).where(of_used, rules.c.remote_group_id.is_not(None))
+    member_columns = (links.c.security_group_id, schema.addresses.c.network_id, schema.addresses.c.address)
+    members = (
+        select(*member_columns)
+        .join(schema.addresses, schema.addresses.c.port_id == links.c.port_id)
+        .where(links.c.security_group_id.in_(remote_ids))
+    )
+    rule_columns = (
+        rules.c.security_group_id,
+        rules.c.direction,
+        rules.c.ethertype,
+        rules.c.protocol,
+        rules.c.port_range_min,
+        rules.c.port_range_max,
+        rules.c.remote_ip_prefix,
+        rules.c.remote_group_id,
+    )
+    return {
+        "port_groups": [(row[0], row[1]) for row in tx.execute(bound)],
+        "rules": [RuleRow(*row) for row in tx.execute(select(*rule_columns).where(of_used))],
+        "members": [MemberRow(*row) for row in tx.execute(members)],
+    }
+
+
+def _routed(tx: Connection, network_ids: Select[Any]) -> list[tuple[str, str]]:
+    ports = schema.ports
+    near = select(ports.c.device_id).where(ports.c.device_owner == INTERFACE_OWNER, ports.c.network_id.in_(network_ids))
+    query = select(ports.c.device_id, ports.c.network_id).where(
+        ports.c.device_owner == INTERFACE_OWNER, ports.c.device_id.in_(near)
+    )
+    return [(row[0], row[1]) for row in tx.execute(query.distinct())]
+
+
+def _released(tx: Connection, host: str) -> list[ReleasedRow]:
+    """Released addresses that this host holds. One whose holder nobody wrote down is its network's host's."""
+    addresses, networks, subnets = schema.addresses, schema.networks, schema.subnets
+    query = (
+        select(
+            addresses.c.subnet_id,
+            addresses.c.network_id,
+            addresses.c.address,
+            addresses.c.released_mac,
+            addresses.c.released_host,
+            networks.c.host,
+            subnets.c.host,
+        )
+        .outerjoin(networks, networks.c.id == addresses.c.network_id)
+        .outerjoin(subnets, subnets.c.id == addresses.c.subnet_id)
+        .where(addresses.c.port_id.is_(None), addresses.c.released_at.is_not(None))
+    )
+    found: list[ReleasedRow] = []
+    for subnet_id, network_id, address, mac, holder, network_host, range_host in tx.execute(query):
+        server = network_host or range_host
+        if (holder or server or host) == host:
+            next_host = server if server not in (None, host) else None
+            found.append(ReleasedRow(subnet_id, network_id, address, mac or "", next_host))
+    return found

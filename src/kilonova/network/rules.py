@@ -1,0 +1,183 @@
+"""The nft rule sets of a host: the switch namespace's (anti-spoofing, groups) and a router's (NAT, forwarding).
+
+They are layouts like any other, so a lost rule is mended as a lost element is. Everything that changes with ports,
+groups and floating IPs is an element of a set or a chain of a group; the rules here never change. Pure.
+"""
+
+from __future__ import annotations
+
+from kilonova.network.layout import Chain, ElementKey, Layout, SetKey
+
+PREFIX = "kn_"
+"""Begins the name of every nft table of this cloud."""
+OUTSIDE_DEVICE = "outside"
+"""In the switch namespace: the sandbox's uplink of the public bridge."""
+PUBLIC_DEVICE = "pub0"
+"""In a router's namespace: the interface on the public bridge."""
+
+
+def l2(name: str) -> SetKey:
+    """Anti-spoofing, on every bridge of the host."""
+    return SetKey("bridge", "kn_l2", name)
+
+
+def groups(name: str) -> SetKey:
+    """Security groups, on the bridges that are filtered."""
+    return SetKey("inet", "kn_sg", name)
+
+
+def nat(name: str) -> SetKey:
+    return SetKey("ip", "kn_nat", name)
+
+
+def router(name: str) -> SetKey:
+    return SetKey("inet", "kn_rt", name)
+
+
+TRUSTED = l2("trusted")
+ADDRESS_OK = l2("ip_ok")
+MAC_OK = l2("mac_ok")
+ARP_OK = l2("arp_ok")
+ADDRESS6_OK = l2("ip6_ok")
+ADVERTISED6_OK = l2("na_ok")
+TARGET_OK = l2("dst_ok")
+TARGET6_OK = l2("dst6_ok")
+ZONES = groups("zones")
+DHCP_SERVERS = groups("dhcp_srv")
+EGRESS, INGRESS = groups("egress"), groups("ingress")
+EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
+FLOATING = nat("fip")
+FIXED = nat("fip_rev")
+INSIDE = nat("inside")
+SOURCE_NAT = nat("snat_default")
+HAIRPIN_NAT = nat("snat_hairpin")
+
+ND = "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }"
+
+
+def switch_rules() -> Layout:
+    """Of the switch namespace. A bridge port that is not in `trusted` is an instance's port: it fails closed.
+
+    Bridge hooks stand at -300, before br_netfilter's; `ct state` and `meta ibrname` do not work there on every kernel.
+    In the inet table iif and oif of a bridged packet are the bridge, hence the keys `bridge . address`.
+    """
+    sets = {
+        TRUSTED: "type ifname;",
+        ADDRESS_OK: "type ifname . ether_addr . ipv4_addr : verdict;",
+        MAC_OK: "type ifname . ether_addr;",
+        ARP_OK: "type ifname . ether_addr . ipv4_addr;",
+        ADDRESS6_OK: "type ifname . ether_addr . ipv6_addr;",
+        ADVERTISED6_OK: "typeof iifname . @th,64,128;",
+        TARGET_OK: "type ifname . ipv4_addr;",
+        TARGET6_OK: "type ifname . ipv6_addr;",
+        ZONES: "typeof iifname : ct zone;",
+        DHCP_SERVERS: "type ifname . ipv4_addr;",
+        EGRESS: "type ifname . ipv4_addr : verdict;",
+        INGRESS: "type ifname . ipv4_addr : verdict;",
+        EGRESS6: "type ifname . ipv6_addr : verdict;",
+        INGRESS6: "type ifname . ipv6_addr : verdict;",
+    }
+    chains = {
+        l2("v4ok"): Chain.of("udp sport 67 drop", "accept"),
+        l2("pre"): Chain.of(
+            "iifname . ether saddr . ip saddr vmap @ip_ok",
+            "iifname @trusted accept",
+            "iifname . ether saddr != @mac_ok drop",
+            "ether type vmap { ip : goto v4, arp : goto arp4, ip6 : goto v6 }",
+            "drop",
+            hook="type filter hook prerouting priority -300; policy accept;",
+        ),
+        l2("v4"): Chain.of(
+            "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+            "drop",
+        ),
+        l2("arp4"): Chain.of(
+            "iifname . arp saddr ether . arp saddr ip @arp_ok accept",
+            "arp saddr ip 0.0.0.0 iifname . arp saddr ether @mac_ok accept",
+            "drop",
+        ),
+        l2("v6"): Chain.of(
+            "icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop",
+            "udp sport 547 udp dport 546 drop",
+            "ip6 saddr :: icmpv6 type "
+            "{ nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld2-listener-report } accept",
+            "iifname . ether saddr . ip6 saddr != @ip6_ok drop",
+            "icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @na_ok drop",
+            "accept",
+        ),
+        l2("forwarded"): Chain.of(
+            "oifname . ip daddr @dst_ok accept",
+            "oifname @trusted accept",
+            "goto to_tap",
+            hook="type filter hook forward priority -300; policy accept;",
+        ),
+        l2("sent"): Chain.of(
+            "oifname . ip daddr @dst_ok accept",
+            "oifname @trusted accept",
+            "goto to_tap",
+            hook="type filter hook output priority -300; policy accept;",
+        ),
+        l2("to_tap"): Chain.of(
+            "ether type arp accept",
+            "oifname . ip6 daddr @dst6_ok accept",
+            "udp sport 67 udp dport 68 accept",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept",
+            "drop",
+        ),
+        groups("raw_pre"): Chain.of(
+            "ct zone set iifname map @zones",
+            hook="type filter hook prerouting priority raw; policy accept;",
+        ),
+        groups("sg_ingress"): Chain.of(
+            "oifname . ip saddr @dhcp_srv udp sport 67 udp dport 68 accept",
+            "oifname . ip daddr vmap @ingress",
+            "oifname . ip6 daddr vmap @ingress6",
+            "accept",
+        ),
+        groups("forwarded"): Chain.of(
+            "ct state vmap { established : accept, related : accept, invalid : drop }",
+            f"icmpv6 type {ND} accept",
+            "iifname . ip daddr @dhcp_srv udp sport 68 udp dport 67 accept",
+            "iifname . ip saddr vmap @egress",
+            "iifname . ip6 saddr vmap @egress6",
+            "goto sg_ingress",
+            hook="type filter hook forward priority filter; policy drop;",
+        ),
+    }
+    return Layout(sets=sets, chains=chains, elements={ElementKey(TRUSTED, f'"{OUTSIDE_DEVICE}"'): ""})
+
+
+def router_rules() -> Layout:
+    """Of a router's namespace. The chains that name its own public address are the plan's."""
+    sets = {
+        FLOATING: "type ipv4_addr : ipv4_addr;",
+        FIXED: "type ipv4_addr : ipv4_addr;",
+        INSIDE: "type ipv4_addr; flags interval;",
+    }
+    public = f'"{PUBLIC_DEVICE}"'
+    chains = {
+        nat("pre"): Chain.of(
+            "dnat to ip daddr map @fip",
+            hook="type nat hook prerouting priority dstnat; policy accept;",
+        ),
+        nat("post"): Chain.of(
+            f"oifname {public} snat to ip saddr map @fip_rev",
+            f"oifname {public} ip saddr @inside jump {SOURCE_NAT.name}",
+            f"oifname != {public} ct status dnat snat to ip saddr map @fip_rev",
+            f"oifname != {public} ct status dnat ip saddr @inside jump {HAIRPIN_NAT.name}",
+            hook="type nat hook postrouting priority srcnat; policy accept;",
+        ),
+        router("forwarded"): Chain.of(
+            f"iifname {public} ct status dnat accept",
+            f"iifname {public} ct state established,related accept",
+            f"iifname {public} drop",
+            hook="type filter hook forward priority filter; policy accept;",
+        ),
+        router("received"): Chain.of(
+            'iifname "lo" accept',
+            "ct state established,related accept",
+            "meta l4proto { icmp, icmpv6 } accept",
+            hook="type filter hook input priority filter; policy drop;",
+        ),
+    }
+    return Layout(sets=sets, chains=chains)

@@ -1,0 +1,29 @@
+"""A host in namespaces: a store, a bus, the real network agent, and guests that are namespaces.
+
+Rows are written as the controllers write them; everything else happens by the agent. Each test has a prefix of its own
+and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from .world import World
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    tmp_path.chmod(0o755)
+    world = World(tmp_path, prefix="t" + secrets.token_hex(1))
+    await world.open()
+    try:
+        yield world
+    finally:
+        await world.close()

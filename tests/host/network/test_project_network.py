@@ -1,0 +1,79 @@
+"""A project's network as its guests see it: leases, names, metadata, and what its members may do."""
+
+from __future__ import annotations
+
+import json
+
+from kilonova.store import schema
+
+from .world import World, connects, pings
+
+
+async def test_guest_gets_its_own_address_by_dhcp(world: World) -> None:
+    network = await world.network()
+    first = await world.port(network, 3, [await world.default_group(network.project_id)])
+    second = await world.port(network, 4)
+    for guest in (first, second):
+        await world.wire(guest)
+
+    assert await world.dhcp(first) == "10.0.0.3"
+    assert await world.dhcp(second) == "10.0.0.4"
+    routes = first.run("ip", "route").stdout
+    assert "default via 10.0.0.1" in routes
+    assert "169.254.169.254 via 10.0.0.2" in routes
+
+
+async def test_port_is_active_once_wired(world: World) -> None:
+    network = await world.network()
+    guest = await world.port(network, 3)
+
+    await world.wire(guest)
+
+    assert (await world.row(schema.ports, guest.port_id))["status"] == "ACTIVE"
+
+
+async def test_metadata_answers_the_instance_that_asks(world: World) -> None:
+    network, other = await world.network(), await world.network()
+    group = await world.default_group(network.project_id)
+    first, second = await world.guest(network, 3, [group]), await world.guest(network, 4, [group])
+    stranger = await world.guest(other, 3, [await world.default_group(other.project_id)])
+
+    for guest in (first, second, stranger):
+        guest.run("ip", "route", "add", "169.254.169.254", "via", guest.network.address(2))
+        answer = await _get(guest, "http://169.254.169.254/openstack/latest/meta_data.json")
+        assert json.loads(answer)["uuid"] == guest.instance_id
+
+
+async def test_members_of_a_group_reach_each_other_and_nobody_else_gets_in(world: World) -> None:
+    network = await world.network()
+    group, closed = await world.default_group(network.project_id), await world.group(network.project_id)
+    first, second = await world.guest(network, 3, [group]), await world.guest(network, 4, [group])
+    apart = await world.guest(network, 5, [closed])
+
+    assert pings(first.namespace, second.address)
+    assert not pings(apart.namespace, first.address)
+    assert not pings(first.namespace, apart.address)
+
+
+async def test_opened_port_answers_and_its_neighbour_does_not(world: World) -> None:
+    network = await world.network()
+    group, closed = await world.default_group(network.project_id), await world.group(network.project_id)
+    server, client = await world.guest(network, 3, [group]), await world.guest(network, 4, [closed])
+    for port in (80, 81):
+        world.listen(server, port)
+
+    await world.rule(group, protocol="tcp", port_range_min=80, port_range_max=80)
+    await world.look()
+
+    assert connects(client.namespace, server.address, 80)
+    assert not connects(client.namespace, server.address, 81)
+
+
+async def _get(guest: object, url: str) -> str:
+    import asyncio
+
+    from .world import Guest
+
+    assert isinstance(guest, Guest)
+    done = await asyncio.to_thread(guest.run, "curl", "-s", "-m", "5", url)
+    return done.stdout
