@@ -10,9 +10,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from kilonova.context import Context
 from kilonova.ids import new_id
+from kilonova.store.ports import clear_floating, release_port
 from kilonova.store.schema import (
-    addresses,
-    floating_ips,
     instance_action_events,
     instance_actions,
     instance_faults,
@@ -28,27 +27,17 @@ def end_instance(tx: Connection, instance_id: str) -> list[str]:
     Floating IPs on its ports lose their association. Addresses are released, not freed: they are handed out again once
     every holder has forgotten them. Answers the hosts whose network agents have something to forget.
     """
-    query = select(ports.c.id, ports.c.mac, ports.c.host, ports.c.made_with_server)
-    rows = tx.execute(query.where(ports.c.device_id == instance_id)).all()
-    moment = now()
-    for port in rows:
-        tx.execute(
-            update(floating_ips)
-            .where(floating_ips.c.fixed_port_id == port.id)
-            .values(fixed_port_id=None, fixed_address=None, router_id=None, status="DOWN")
-        )
-        if not port.made_with_server:
-            free = {"device_id": "", "device_owner": "", "host": "", "vif": "none", "status": "DOWN", "position": 0}
-            tx.execute(update(ports).where(ports.c.id == port.id).values(**free))
+    query = select(ports.c.id, ports.c.host, ports.c.made_with_server).where(ports.c.device_id == instance_id)
+    hosts: set[str] = set()
+    for port in tx.execute(query).all():
+        if port.made_with_server:
+            hosts.update(release_port(tx, port.id))
             continue
-        tx.execute(
-            update(addresses)
-            .where(addresses.c.port_id == port.id)
-            .values(port_id=None, released_at=moment, released_mac=port.mac, released_host=port.host or None)
-        )
-        tx.execute(delete(ports).where(ports.c.id == port.id))
+        hosts.update((port.host, *clear_floating(tx, port.id)))
+        free = {"device_id": "", "device_owner": "", "host": "", "vif": "none", "status": "DOWN", "position": 0}
+        tx.execute(update(ports).where(ports.c.id == port.id).values(**free))
     tx.execute(delete(instances).where(instances.c.id == instance_id))
-    return sorted({port.host for port in rows if port.host})
+    return sorted(host for host in hosts if host)
 
 
 def add_fault(tx: Connection, instance_id: str, message: str, *, code: int = 500, details: str | None = None) -> None:

@@ -1,0 +1,117 @@
+"""Compute's quotas: defaults, a project's own limits, what is used, and whether more may be made.
+
+Usage is counted in the transaction that makes more; there are no counters that could drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from kilonova.errors import BadRequest, QuotaExceeded
+from kilonova.network import quota
+from kilonova.store.schema import instances, keypairs, quotas
+
+UNLIMITED = -1
+
+DEFAULTS: dict[str, int] = {
+    "instances": 10,
+    "cores": 20,
+    "ram": 51200,
+    "metadata_items": 128,
+    "key_pairs": 100,
+    "server_groups": 10,
+    "server_group_members": 10,
+    "injected_files": 5,
+    "injected_file_content_bytes": 10240,
+    "injected_file_path_bytes": 255,
+    "fixed_ips": UNLIMITED,
+    "floating_ips": quota.DEFAULTS["floatingip"],
+    "security_groups": quota.DEFAULTS["security_group"],
+    "security_group_rules": quota.DEFAULTS["security_group_rule"],
+}
+"""Of a project for which nothing else was set."""
+
+_STORED_AS = {
+    "floating_ips": "floatingip",
+    "security_groups": "security_group",
+    "security_group_rules": "security_group_rule",
+}
+"""Limits that the network API holds under its own names."""
+
+
+def limits_of(tx: Connection, project_id: str) -> dict[str, int]:
+    """Every compute limit of a project."""
+    query = select(quotas.c.resource, quotas.c.hard_limit).where(quotas.c.project_id == project_id)
+    own = {row.resource: row.hard_limit for row in tx.execute(query)}
+    return {name: own.get(_STORED_AS.get(name, name), default) for name, default in DEFAULTS.items()}
+
+
+def usage_of(tx: Connection, project_id: str) -> dict[str, int]:
+    """What counts towards the limits now; resources that are not counted show 0."""
+    query = select(
+        func.count().label("instances"),
+        func.coalesce(func.sum(instances.c.vcpus), 0).label("cores"),
+        func.coalesce(func.sum(instances.c.ram_mb), 0).label("ram"),
+    ).where(instances.c.project_id == project_id)
+    used = tx.execute(query).one()
+    return dict.fromkeys(DEFAULTS, 0) | {
+        "instances": int(used.instances),
+        "cores": int(used.cores),
+        "ram": int(used.ram),
+    }
+
+
+def check_instances(tx: Connection, project_id: str, *, count: int, vcpus: int, ram_mb: int) -> None:
+    """Whether `count` instances of this size may be made. Raises `QuotaExceeded` as nova words it."""
+    limits, used = limits_of(tx, project_id), usage_of(tx, project_id)
+    wanted = {"instances": count, "cores": count * vcpus, "ram": count * ram_mb}
+    over = [
+        resource
+        for resource, amount in sorted(wanted.items())
+        if limits[resource] != UNLIMITED and used[resource] + amount > limits[resource]
+    ]
+    if over:
+        requested, have, most = (
+            ", ".join(str(numbers[resource]) for resource in over) for numbers in (wanted, used, limits)
+        )
+        names = ", ".join(over)
+        raise QuotaExceeded(
+            f"Quota exceeded for {names}: Requested {requested}, but already used {have} of {most} {names}"
+        )
+
+
+def check_metadata_items(tx: Connection, project_id: str, count: int) -> None:
+    """Raises `QuotaExceeded` for more metadata items than an instance may have."""
+    limit = limits_of(tx, project_id)["metadata_items"]
+    if limit != UNLIMITED and count > limit:
+        raise QuotaExceeded(f"Maximum number of metadata items exceeds {limit}")
+
+
+def check_keypairs(tx: Connection, project_id: str, user_id: str) -> None:
+    """Raises `QuotaExceeded` when the user has all the key pairs it may have."""
+    limit = limits_of(tx, project_id)["key_pairs"]
+    query = select(func.count()).select_from(keypairs).where(keypairs.c.user_id == user_id)
+    if limit != UNLIMITED and tx.execute(query).scalar_one() >= limit:
+        raise QuotaExceeded("Quota exceeded, too many key pairs.")
+
+
+def set_limits(tx: Connection, project_id: str, new: Mapping[str, int], *, force: bool) -> None:
+    """Set some limits. Raises `BadRequest` for one below what is used, unless forced."""
+    used = usage_of(tx, project_id)
+    for resource, limit in new.items():
+        if not force and UNLIMITED < limit < used[resource]:
+            raise BadRequest(
+                f"Quota limit {limit} for {resource} must be greater than or equal to already used {used[resource]}."
+            )
+        stored = _STORED_AS.get(resource, resource)
+        where = (quotas.c.project_id == project_id, quotas.c.resource == stored)
+        if not tx.execute(update(quotas).where(*where).values(hard_limit=limit)).rowcount:
+            tx.execute(insert(quotas).values(project_id=project_id, resource=stored, hard_limit=limit))
+
+
+def reset_limits(tx: Connection, project_id: str) -> None:
+    """Back to the defaults, for compute's resources only."""
+    ours = [resource for resource in DEFAULTS if resource not in _STORED_AS]
+    tx.execute(delete(quotas).where(quotas.c.project_id == project_id, quotas.c.resource.in_(ours)))
