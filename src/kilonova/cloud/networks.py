@@ -1,0 +1,277 @@
+"""Networks as clients of the network API see and change them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, or_, select, true, update
+from sqlalchemy.exc import IntegrityError
+
+from kilonova.cloud import network_hosts
+from kilonova.cloud.controller import Cloud
+from kilonova.cloud.network_lists import (
+    STANDARD_COLUMNS,
+    Document,
+    Resource,
+    as_bool,
+    get,
+    get_own,
+    owner_of,
+    show,
+    standard,
+)
+from kilonova.config import Config
+from kilonova.context import Context
+from kilonova.errors import BadRequest, Forbidden
+from kilonova.ids import new_id
+from kilonova.network import quota
+from kilonova.network.assignment import release_pool_network
+from kilonova.network.errors import NetworkInUse, NetworkNotFound, NotSupportedYet, VlanIdInUse
+from kilonova.network.managers import Segment, new_segment
+from kilonova.network.ports import DHCP
+from kilonova.scheduler.network_host import pick_network_host
+from kilonova.store.ports import release_port
+from kilonova.store.schema import addresses, networks, pool_networks, ports, subnets
+
+TYPES = {"flat": "flat", "flat-dhcp": "flat", "vlan": "vlan", "vxlan": "vxlan"}
+"""Network manager -> the API's provider:network_type."""
+
+_LEAST_MTU, _LARGEST_MTU = 68, 9216
+
+_FIELDS = {
+    "name": "name",
+    "description": "description",
+    "admin_state_up": "admin_state_up",
+    "shared": "shared",
+    "router:external": "external",
+    "port_security_enabled": "port_security_enabled",
+    "mtu": "mtu",
+    "dns_domain": "dns_domain",
+}
+"""Field -> column of what may be set directly."""
+
+
+def documents(tx: Connection, rows: Sequence[RowMapping], context: Context) -> list[Document]:
+    query = select(subnets.c.network_id, subnets.c.id).where(subnets.c.network_id.in_([row["id"] for row in rows]))
+    subnet_ids: dict[str, list[str]] = defaultdict(list)
+    for network_id, subnet_id in tx.execute(query.order_by(subnets.c.created_at, subnets.c.id)):
+        subnet_ids[network_id].append(subnet_id)
+    return [_document(row, subnet_ids[row["id"]], context) for row in rows]
+
+
+def _document(row: RowMapping, subnet_ids: list[str], context: Context) -> Document:
+    document = standard(row) | {
+        "name": row["name"],
+        "admin_state_up": row["admin_state_up"],
+        "status": row["status"] if row["admin_state_up"] else "DOWN",
+        "subnets": subnet_ids,
+        "shared": row["shared"],
+        "router:external": row["external"],
+        "mtu": row["mtu"],
+        "port_security_enabled": row["port_security_enabled"],
+        "dns_domain": row["dns_domain"],
+        "availability_zone_hints": [],
+        "availability_zones": ["nova"] if row["host"] else [],
+    }
+    if context.is_admin:
+        document["provider:network_type"] = TYPES[row["manager"]]
+        document["provider:physical_network"] = row["physical_network"]
+        document["provider:segmentation_id"] = row["segmentation_id"]
+    return document
+
+
+def _others(_context: Context) -> ColumnElement[bool]:
+    return networks.c.shared.is_(True) | networks.c.external.is_(True)
+
+
+def _of_type(values: Sequence[str]) -> ColumnElement[bool]:
+    return networks.c.manager.in_([manager for manager, name in TYPES.items() if name in values])
+
+
+def _with_subnets(values: Sequence[str]) -> ColumnElement[bool]:
+    return networks.c.id.in_(select(subnets.c.network_id).where(subnets.c.id.in_(values)))
+
+
+def _in_zone(values: Sequence[str]) -> ColumnElement[bool]:
+    return true() if "nova" in values else ~true()
+
+
+def _is_default(values: Sequence[str]) -> ColumnElement[bool]:
+    return or_(*(networks.c.is_default.is_(as_bool("is_default", value)) for value in values))
+
+
+NETWORKS = Resource(
+    noun="Network",
+    table=networks,
+    columns=STANDARD_COLUMNS
+    | _FIELDS
+    | {
+        "status": "status",
+        "provider:physical_network": "physical_network",
+        "provider:segmentation_id": "segmentation_id",
+    },
+    documents=documents,
+    not_found=NetworkNotFound,
+    conditions={
+        "provider:network_type": _of_type,
+        "subnets": _with_subnets,
+        "availability_zones": _in_zone,
+        "is_default": _is_default,
+    },
+    also_visible=_others,
+)
+
+
+async def create(cloud: Cloud, context: Context, wanted: Sequence[Mapping[str, Any]]) -> list[Document]:
+    """Make networks, all or none. Raises `QuotaExceeded`, `BadRequest`, `Conflict`, `Forbidden`.
+
+    `wanted` has the fields of the API, without those that are not set; only an administrator may share a network, make
+    it external or choose its segment.
+    """
+
+    def unit(tx: Connection) -> list[Document]:
+        return [_create(tx, cloud.config, context, fields) for fields in wanted]
+
+    return await cloud.store.write(unit)
+
+
+async def change(cloud: Cloud, context: Context, network_id: str, fields: Mapping[str, Any]) -> Document:
+    """Change a network. Raises `NotFound`, `Forbidden`, `BadRequest`, `InUse`."""
+    document, hosts = await cloud.store.write(_change, context, network_id, fields)
+    await cloud.wake_networks(hosts, context)
+    return document
+
+
+async def remove(cloud: Cloud, context: Context, network_id: str) -> None:
+    """Delete a network with its subnets. Raises `NotFound`, `Forbidden`, `InUse` saying by what."""
+    await cloud.wake_networks(await cloud.store.write(_remove, context, network_id), context)
+
+
+def _create(tx: Connection, config: Config, context: Context, fields: Mapping[str, Any]) -> Document:
+    owner = owner_of(context, fields.get("project_id"))
+    _check(fields, context)
+    quota.check(tx, owner, "network")
+    kind = fields.get("provider:network_type")
+    if kind is None and {"provider:physical_network", "provider:segmentation_id"} & fields.keys():
+        raise BadRequest("provider:network_type: is needed with the other provider attributes.")
+    segment = new_segment(
+        tx,
+        config,
+        manager=kind,
+        physical_network=fields.get("provider:physical_network"),
+        segmentation_id=fields.get("provider:segmentation_id"),
+    )
+    _refuse_segment_of_pool(tx, segment)
+    network_id = new_id()
+    values = {column: fields[name] for name, column in _FIELDS.items() if name in fields}
+    try:
+        tx.execute(
+            insert(networks).values(
+                **({"mtu": config.network.mtu} | values),
+                id=network_id,
+                project_id=owner,
+                manager=segment.manager,
+                physical_network=segment.physical_network,
+                segmentation_id=segment.segmentation_id,
+                bridge=segment.bridge,
+                host=pick_network_host(tx),
+            )
+        )
+    except IntegrityError as error:
+        raise VlanIdInUse(
+            f"Unable to create the network. The VLAN {segment.segmentation_id} on physical network "
+            f"{segment.physical_network} is in use."
+        ) from error
+    return show(tx, NETWORKS, context, network_id)
+
+
+def _refuse_segment_of_pool(tx: Connection, segment: Segment) -> None:
+    query = select(pool_networks.c.id).where(
+        pool_networks.c.physical_network == segment.physical_network,
+        pool_networks.c.segmentation_id == segment.segmentation_id,
+    )
+    if tx.execute(query).first() is not None:
+        raise VlanIdInUse(
+            f"Unable to create the network. The VLAN {segment.segmentation_id} on physical network "
+            f"{segment.physical_network} belongs to the pool of project networks."
+        )
+
+
+def _check(fields: Mapping[str, Any], context: Context) -> None:
+    for name in ("shared", "router:external"):
+        if fields.get(name) and not context.is_admin:
+            raise Forbidden(f"{name}: only an administrator sets it.")
+    for name in fields:
+        if name.startswith("provider:") and not context.is_admin:
+            raise Forbidden(f"{name}: only an administrator sets it.")
+    kind = fields.get("provider:network_type")
+    if kind in {"vxlan", "flat"}:
+        raise NotSupportedYet(f"provider:network_type: {kind} networks are not supported yet, use vlan.")
+    if kind not in (None, "vlan"):
+        raise BadRequest(f"provider:network_type: '{kind}' is not one of flat, vlan, vxlan.")
+    mtu = fields.get("mtu")
+    if mtu is not None and not _LEAST_MTU <= mtu <= _LARGEST_MTU:
+        raise BadRequest(f"mtu: {mtu} is not between {_LEAST_MTU} and {_LARGEST_MTU}.")
+
+
+def _change(tx: Connection, context: Context, network_id: str, fields: Mapping[str, Any]) -> tuple[Document, set[str]]:
+    row = get_own(tx, NETWORKS, context, network_id)
+    _check(fields, context)
+    for name in fields:
+        if name.startswith("provider:"):
+            raise BadRequest(f"{name}: cannot be changed once the network is made.")
+    if fields.get("shared") is False and row["shared"]:
+        foreign = select(ports.c.id).where(
+            ports.c.network_id == network_id,
+            ports.c.project_id.not_in([row["project_id"], ""]),
+            ports.c.device_owner != DHCP,
+        )
+        if tx.execute(foreign.limit(1)).first() is not None:
+            raise NetworkInUse(
+                f"Unable to reconfigure sharing settings for network {network_id}: other projects use it."
+            )
+    if fields.get("router:external") is False and row["external"]:
+        users = select(ports.c.id).where(ports.c.network_id == network_id)
+        if tx.execute(users.limit(1)).first() is not None:
+            raise NetworkInUse(
+                f"External network {network_id} cannot be made internal: it has gateways or floating IPs."
+            )
+    values = {column: fields[name] for name, column in _FIELDS.items() if name in fields}
+    if values:
+        tx.execute(
+            update(networks).where(networks.c.id == network_id).values(**values, revision=networks.c.revision + 1)
+        )
+    return show(tx, NETWORKS, context, network_id), network_hosts.of_network(tx, network_id)
+
+
+def _remove(tx: Connection, context: Context, network_id: str) -> set[str]:
+    network = get_own(tx, NETWORKS, context, network_id)
+    hosts = network_hosts.of_network(tx, network_id)
+    users = tx.execute(
+        select(ports.c.id, ports.c.device_owner)
+        .where(ports.c.network_id == network_id, ports.c.device_owner != DHCP)
+        .limit(5)
+    ).all()
+    if users:
+        named = ", ".join(f"{row.id} ({row.device_owner or 'no device'})" for row in users)
+        raise NetworkInUse(
+            f"Unable to complete operation on network {network_id}. There are one or more ports still in use on the "
+            f"network, delete these first: {named}."
+        )
+    services = select(ports.c.id).where(ports.c.network_id == network_id)
+    for port_id in tx.execute(services).scalars().all():
+        release_port(tx, port_id)
+    if network["is_default"]:
+        release_pool_network(tx, network)
+    # Nobody can hold an address of a network that is gone: its host takes all of it away at once.
+    tx.execute(delete(addresses).where(addresses.c.network_id == network_id))
+    tx.execute(delete(subnets).where(subnets.c.network_id == network_id))
+    tx.execute(delete(networks).where(networks.c.id == network_id))
+    return hosts
+
+
+def visible_network(tx: Connection, context: Context, network_id: str) -> RowMapping:
+    """A network the caller may see. Raises `NetworkNotFound`."""
+    return get(tx, NETWORKS, context, network_id)
