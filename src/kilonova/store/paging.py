@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     and_,
     false,
+    literal,
     or_,
     select,
 )
@@ -90,6 +91,5 @@ def _beyond(column: Column[Any], descending: bool, value: Any) -> ColumnElement[
     """What comes after `value` in this column's order; NULL is less than everything."""
     if value is None:
         return false() if descending else column.is_not(None)
-    if not descending:
-        return column.__gt__(value)
-    return or_(column < value, column.is_(None))
+    bound = literal(value, column.type)  # a bare True or False would not be taken for a value to compare with
+    return or_(column < bound, column.is_(None)) if descending else column > bound
