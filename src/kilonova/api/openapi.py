@@ -36,7 +36,9 @@ _ERRORS: dict[str, type[KilonovaError]] = {
 def document(registry: Registry) -> dict[str, Any]:
     """The description of one API as plain data."""
     bodies = list(dict.fromkeys(route.body for route in registry.routes if route.body is not None))
-    references, schemas = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    references, schemas = msgspec.json.schema_components(
+        bodies, schema_hook=_anything, ref_template="#/components/schemas/{name}"
+    )
     body_schemas = dict(zip(bodies, references, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in registry.routes:
@@ -55,14 +57,23 @@ def document(registry: Registry) -> dict[str, Any]:
     }
 
 
+def _anything(kind: type) -> dict[str, Any]:
+    """The schema of `object`, which msgspec does not know: any JSON."""
+    if kind is object:
+        return {"description": "any JSON"}
+    raise NotImplementedError
+
+
 def _operation(
     registry: Registry, route: Route, path: str, body_schemas: dict[type[msgspec.Struct], dict[str, Any]]
 ) -> dict[str, Any]:
-    summary, _, description = (inspect.getdoc(route.handler) or "").partition("\n\n")
+    module = route.handler.__module__.rpartition(".")[2]
+    words = inspect.getdoc(route.handler) or f"{module}: {route.handler.__name__.replace('_', ' ').strip()}"
+    summary, _, description = words.partition("\n\n")
     operation: dict[str, Any] = {
         "operationId": _operation_id(route.method, path),
         "summary": " ".join(summary.split()),
-        "tags": [route.handler.__module__.rpartition(".")[2]],
+        "tags": [module],
         "x-policy": route.policy.value,
     }
     if description:
