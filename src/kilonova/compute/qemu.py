@@ -139,7 +139,12 @@ class QemuDriver:
         guest = self._guests.get(instance_id)
         if guest is None:
             return PowerState.SHUTDOWN if self._directory(instance_id).exists() else PowerState.NONE
-        answer = await guest.monitor.execute("query-status")
+        try:
+            answer = await guest.monitor.execute("query-status")
+        except Unavailable:
+            if guest.process.is_alive():
+                raise
+            return PowerState.SHUTDOWN  # it ended this moment
         status = str(answer["status"]) if isinstance(answer, dict) else ""
         if status in _PAUSED:
             return PowerState.PAUSED

@@ -17,8 +17,8 @@ from kilonova.compute import kvm_probe
 def test_rom_is_the_assembled_source(tmp_path: Path) -> None:
     source = Path(kvm_probe.__file__).with_name("probe.S")
     subprocess.run(["as", "--64", "-o", tmp_path / "probe.o", source], check=True)
-    link = ["ld", "-Ttext=0", "--entry=0", "--oformat=binary", "-o", tmp_path / "probe.bin", tmp_path / "probe.o"]
-    subprocess.run(link, check=True)
+    flat = ("-Ttext=0", "--entry=0", "--oformat=binary")
+    subprocess.run(["ld", *flat, "-o", str(tmp_path / "probe.bin"), str(tmp_path / "probe.o")], check=True)
     assert (tmp_path / "probe.bin").read_bytes() == zlib.decompress(base64.b64decode(kvm_probe.ROM))
 
 
