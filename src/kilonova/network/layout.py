@@ -164,7 +164,7 @@ def difference(found: Layout, wanted: Layout) -> Changes:
     removed_elements, added_elements = _element_changes(found.elements, wanted.elements)
     gone_sets = sorted(found.sets.keys() - wanted.sets.keys())
     if gone_sets:
-        removed_elements = [item for item in removed_elements if item[0].set in wanted.sets]
+        removed_elements = [item for item in removed_elements if item[0].set not in gone_sets]
     return Changes(
         removed_links=tuple(removed_links),
         added_links=tuple(added_links),

@@ -20,8 +20,8 @@ from .world import World
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
-    tmp_path.chmod(0o755)
-    world = World(tmp_path, prefix="t" + secrets.token_hex(1))
+    tmp_path.chmod(0o755)  # noqa: ASYNC240 - before anything runs
+    world = World(tmp_path, prefix="n" + secrets.token_hex(1))
     await world.open()
     try:
         yield world

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from kilonova.store import schema
 
-from .world import World, connects, pings
+from .world import Guest, World, connects, pings, until
 
 
 async def test_guest_gets_its_own_address_by_dhcp(world: World) -> None:
@@ -69,11 +70,37 @@ async def test_opened_port_answers_and_its_neighbour_does_not(world: World) -> N
     assert not connects(client.namespace, server.address, 81)
 
 
-async def _get(guest: object, url: str) -> str:
-    import asyncio
+async def test_removed_rule_cuts_what_was_open(world: World) -> None:
+    network = await world.network()
+    group, closed = await world.default_group(network.project_id), await world.group(network.project_id)
+    server, client = await world.guest(network, 3, [group]), await world.guest(network, 4, [closed])
+    rule = await world.rule(group, protocol="icmp")
+    await world.look()
+    assert pings(client.namespace, server.address)
+    flow = world.background(client.namespace, "ping", "-i", "0.1", server.address)
+    until(lambda: "icmp" in world.inside(world.switch, "conntrack", "-L"), "flow")
 
-    from .world import Guest
+    await world.remove_rule(rule)
+    await world.look()
 
-    assert isinstance(guest, Guest)
+    assert not pings(client.namespace, server.address)
+    flow.kill()
+
+
+async def test_group_members_on_two_networks_of_one_router_reach_each_other(world: World) -> None:
+    public = await world.public_network()
+    network = await world.network("10.0.0.0/24", public=public)
+    other = await world.network("10.0.1.0/24", project=network.project_id)
+    await world.attach(other, network.router_id)
+    group = await world.default_group(network.project_id)
+    first, second = await world.guest(network, 3, [group]), await world.guest(other, 3, [group])
+    apart = await world.guest(other, 4, [await world.group(network.project_id)])
+
+    assert pings(first.namespace, second.address)
+    assert pings(second.namespace, first.address)
+    assert not pings(apart.namespace, first.address)
+
+
+async def _get(guest: Guest, url: str) -> str:
     done = await asyncio.to_thread(guest.run, "curl", "-s", "-m", "5", url)
     return done.stdout

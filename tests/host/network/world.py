@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,14 @@ from kilonova.store.ports import release_port
 
 HOST = "host1"
 PUBLIC_CIDR = "203.0.113.0/24"
+LISTENER = """
+import socket, sys
+with socket.create_server(("", int(sys.argv[1]))) as server:
+    while True:
+        client, peer = server.accept()
+        client.sendall(peer[0].encode())
+        client.close()
+"""
 UDHCPC_SCRIPT = """#!/bin/sh
 case $1 in
 bound|renew)
@@ -108,6 +117,11 @@ class World:
         answer = await self.call("look_again")
         assert answer["failures"] == {}
 
+    async def look_at_host(self) -> None:
+        """What the timer does: compare with the kernel."""
+        self.agent._look = True
+        await self.look()
+
     # -------------------------------------------------------------------------------------------- rows
     async def public_network(self) -> Network:
         network = Network(new_id(), new_id(), PUBLIC_CIDR, "br-public", "admin")
@@ -136,6 +150,33 @@ class World:
 
         await self.store.write(rows)
         return network
+
+    async def delete_network(self, network: Network, *, pool: bool = False) -> None:
+        """As the controller does: no port left; with `pool` it was one of the pool and goes back there."""
+
+        def rows(tx: Connection) -> None:
+            ports = tx.execute(schema.ports.select().where(schema.ports.c.network_id == network.id)).mappings().all()
+            for port in ports:
+                release_port(tx, port["id"])
+            for table in (schema.addresses, schema.allocation_pools, schema.subnets):
+                column = table.c.network_id if "network_id" in table.c else table.c.subnet_id
+                tx.execute(delete(table).where(column.in_([network.id, network.subnet_id])))
+            tx.execute(delete(schema.networks).where(schema.networks.c.id == network.id))
+            if pool:
+                values = {"id": new_id(), "physical_network": "physnet1", "bridge": network.bridge, "position": 0}
+                values |= {"cidr": network.cidr, "project_id": network.project_id, "released_host": HOST}
+                tx.execute(insert(schema.pool_networks).values(**values, released_at=schema.now()))
+
+        await self.store.write(rows)
+
+    async def attach(self, network: Network, router_id: str) -> None:
+        """Give a router a leg on the network, at its gateway address."""
+
+        def rows(tx: Connection) -> None:
+            leg = _port(tx, network, owner="network:router_interface", device=router_id)
+            _address(tx, network, leg, network.address(1))
+
+        await self.store.write(rows)
 
     async def group(self, project: str, rules: Iterable[dict[str, Any]] = (), *, egress: bool = True) -> str:
         group_id = new_id()
@@ -287,8 +328,11 @@ class World:
 
     def listen(self, guest: Guest, port: int) -> None:
         """Answer each TCP connection to a port with the peer's address."""
-        self.background(guest.namespace, "busybox", "nc", "-ll", "-p", str(port), "-e", "/usr/bin/env")
-        until(lambda: f":{port:04X} " in guest.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout, "the listener")
+        self.listen_in(guest.namespace, port)
+
+    def listen_in(self, namespace: str, port: int) -> None:
+        self.background(namespace, sys.executable, "-S", "-c", LISTENER, str(port))
+        until(lambda: f":{port:04X} " in self.inside(namespace, "cat", "/proc/net/tcp"), "the listener")
 
 
 def pings(namespace: str, address: str, *, wait_s: int = 1) -> bool:
@@ -297,7 +341,7 @@ def pings(namespace: str, address: str, *, wait_s: int = 1) -> bool:
 
 
 def connects(namespace: str, address: str, port: int, *, wait_s: int = 1) -> str:
-    """What the listener says (`REMOTE_ADDR` and the like); empty when there is no connection."""
+    """What the listener says (its peer's address); empty when there is no connection."""
     argv = ["busybox", "timeout", str(wait_s + 1), "busybox", "nc", "-w", str(wait_s), address, str(port)]
     done = namespaces.run_inside(namespace, _run, argv, 10.0)
     return done.stdout

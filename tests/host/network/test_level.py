@@ -1,0 +1,149 @@
+"""Level-triggered: a restart changes nothing that is right, drift is mended, one failure stays one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kilonova.errors import CommandFailed
+from kilonova.network.host import namespaces
+from kilonova.network.host.dnsmasq import processes_in
+from kilonova.network.host.inspect import inspect_namespace
+from kilonova.network.plan import tap_name
+from kilonova.store import schema
+
+from .world import World, pings
+
+
+async def test_restart_of_the_agent_restarts_nothing_and_drops_no_packet(world: World) -> None:
+    public = await world.public_network()
+    network = await world.network(public=public)
+    group = await world.default_group(network.project_id)
+    first, second = await world.guest(network, 3, [group]), await world.guest(network, 4, [group])
+    await world.rule(group, protocol="icmp")
+    floating = await world.floating_ip(public, 50, first)
+    await world.look()
+    assert pings(world.outside, floating)
+    assert pings(first.namespace, second.address)
+    service = f"{world.config.host.prefix}-s-{network.id[:11]}"
+    before = {name: inspect_namespace(name) for name in (world.switch, service)}
+    dnsmasq = list(processes_in(service))
+    ping = world.background(world.outside, "ping", "-q", "-i", "0.01", "-W", "1", floating)
+
+    await world.restart_agent()
+    await world.look()
+
+    assert {name: inspect_namespace(name) for name in (world.switch, service)} == before
+    assert list(processes_in(service)) == dnsmasq
+    assert world.agent._last is not None
+    assert world.agent._last.outcome.changes == ()
+    ping.send_signal(2)
+    assert ping.wait(5) == 0
+
+
+async def test_drift_is_mended(world: World) -> None:
+    public = await world.public_network()
+    network = await world.network(public=public)
+    group = await world.default_group(network.project_id)
+    await world.rule(group, protocol="icmp")
+    first, second = await world.guest(network, 3, [group]), await world.guest(network, 4, [group])
+    floating = await world.floating_ip(public, 50, first)
+    await world.look()
+    router = f"{world.config.host.prefix}-r-{network.router_id[:11]}"
+    world.inside(world.switch, "nft", "flush", "set", "bridge", "kn_l2", "mac_ok")
+    world.inside(world.switch, "nft", "flush", "chain", "inet", "kn_sg", "sg_ingress")
+    world.inside(world.switch, "ip", "link", "set", tap_name(second.port_id), "nomaster")
+    world.inside(world.switch, "nft", "add", "element", "bridge", "kn_l2", "trusted", '{ "tapstranger" }')
+    world.inside(router, "ip", "addr", "del", f"{floating}/32", "dev", "pub0")
+    world.inside(router, "ip", "route", "del", "default")
+    world.inside(router, "nft", "flush", "map", "ip", "kn_nat", "fip")
+    world.inside(world.switch, "ip", "link", "del", f"svc{network.id[:11]}")
+    assert not pings(first.namespace, second.address)
+
+    await world.restart_agent()
+
+    assert pings(first.namespace, second.address)
+    assert pings(world.outside, floating)
+    assert await world.dhcp(second) == second.address
+    assert "tapstranger" not in str(inspect_namespace(world.switch).elements)
+
+
+async def test_everything_deleted_by_hand_comes_back(world: World) -> None:
+    public = await world.public_network()
+    network = await world.network(public=public)
+    group = await world.default_group(network.project_id)
+    guest = await world.port(network, 3, [group])
+    await world.wire(guest)
+    for name in namespaces.names(world.config.host.prefix):
+        namespaces.delete(name)
+
+    await world.look_at_host()
+
+    namespaces.create(guest.namespace, lambda: None)
+    world.plug(guest)
+    assert await world.dhcp(guest) == guest.address
+
+
+async def test_lost_device_is_made_anew_by_wire(world: World) -> None:
+    network = await world.network()
+    guest = await world.port(network, 3, vif="tap")
+    answer = await world.call("wire", port_id=guest.port_id)
+    world.inside(world.switch, "ip", "link", "del", answer["device"])
+
+    await world.call("wire", port_id=guest.port_id)
+
+    assert answer["device"] in inspect_namespace(world.switch).links
+
+
+async def test_failure_of_one_network_is_its_own(world: World) -> None:
+    broken, sound = await world.network(), await world.network()
+    await world.update(schema.networks, broken.id, bridge="a-name-too-long")
+    await world.update(schema.networks, broken.id, bridge="bad name/")
+
+    with pytest.raises(CommandFailed, match="bad name"):
+        await world.call("realise", network_id=broken.id)
+    await world.call("realise", network_id=sound.id)
+    guest = await world.port(sound, 3)
+    await world.wire(guest)
+
+    assert await world.dhcp(guest) == guest.address
+    await world.update(schema.networks, broken.id, bridge=broken.bridge)
+    await world.call("realise", network_id=broken.id)
+
+
+async def test_refused_group_rule_leaves_the_other_groups_working(world: World) -> None:
+    network = await world.network()
+    group = await world.default_group(network.project_id)
+    first, second = await world.guest(network, 3, [group]), await world.guest(network, 4, [group])
+    bad = await world.group(
+        network.project_id,
+        [
+            {
+                "direction": "ingress",
+                "ethertype": "IPv4",
+                "protocol": "tcp",
+                "port_range_min": 99999,
+                "port_range_max": 99999,
+            }
+        ],
+    )
+    await world.port(network, 5, [bad])
+
+    answer = await world.call("look_again")
+
+    assert answer["failures"].keys() == {bad}
+    assert pings(first.namespace, second.address)
+
+
+async def test_vlan_device_without_kernel_support_is_a_clear_error(world: World) -> None:
+    network = await world.network()
+    world.inside(world.switch, "ip", "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1")
+    host = replace(world.config.host, trunks={"physnet1": "trunk0"})
+    await world.restart_agent(replace(world.config, host=host))
+
+    if await world.call("look_again") == {"failures": {}}:
+        assert f"trunk0.{world._next}" in inspect_namespace(world.switch).links
+    else:
+        with pytest.raises(CommandFailed, match=r"802\.1Q"):
+            await world.call("realise", network_id=network.id)
