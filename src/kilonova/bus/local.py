@@ -83,6 +83,10 @@ class LocalBus:
         self._subscriptions[topic].append(subscription)
         return subscription
 
+    def waiting(self, topic: str) -> int:
+        """How many messages of a topic nobody has taken yet."""
+        return self._queues[topic].qsize() if topic in self._queues else 0
+
     def forget(self, subscription: _LocalSubscription) -> None:
         if subscription in self._subscriptions[subscription.topic]:
             self._subscriptions[subscription.topic].remove(subscription)
