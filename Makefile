@@ -37,6 +37,7 @@ check: venv  ## format, lint, types, import rules, unit tests; under a minute
 	$(RUFF) format --check $(SOURCES)
 	$(RUFF) check $(SOURCES)
 	$(BIN)/mypy
+	@mkdir -p build
 	@$(BIN)/lint-imports --no-logo >build/imports.txt || { cat build/imports.txt; exit 1; }
 	$(PYTEST) tests/unit
 
