@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import re
+import time
 from pathlib import Path
 
 from kilonova.compute import guest_process, image_files, kvm_probe, qmp
@@ -30,6 +31,7 @@ from kilonova.process import run
 log = logging.getLogger(__name__)
 
 START_WITHIN_S = 30.0
+PRESS_AGAIN_AFTER_S = 5.0
 _PAUSED = frozenset({"paused", "suspended"})
 _CRASHED = frozenset({"guest-panicked", "internal-error", "io-error"})
 
@@ -106,11 +108,7 @@ class QemuDriver:
         if guest is None:
             return True
         guest.end_is_expected = True
-        willing = False
-        if timeout_s > 0:
-            with contextlib.suppress(KilonovaError):
-                await guest.monitor.execute("system_powerdown")
-                willing = await guest_process.wait(guest.process, timeout_s)
+        willing = await _press_power_button(guest, timeout_s)
         await self._end(instance_id)
         return willing
 
@@ -224,6 +222,17 @@ class QemuDriver:
         if self._guests.get(instance_id) is guest:
             del self._guests[instance_id]
         await guest.monitor.close()
+
+
+async def _press_power_button(guest: _Guest, timeout_s: float) -> bool:
+    """Press it until the guest has gone; again and again, because a guest that still boots does not feel it."""
+    give_up = time.monotonic() + timeout_s
+    while (left_s := give_up - time.monotonic()) > 0:
+        with contextlib.suppress(KilonovaError):
+            await guest.monitor.execute("system_powerdown")
+        if await guest_process.wait(guest.process, min(left_s, PRESS_AGAIN_AFTER_S)):
+            return True
+    return False
 
 
 class _Facts:
