@@ -6,6 +6,7 @@ Everything that keeps somebody out is the same `Unauthorized` to the client; the
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
@@ -51,8 +52,13 @@ class _Account:
 
 @dataclass(frozen=True)
 class _Granted:
-    """A scope with the roles that the user has on it."""
+    """A scope with the roles that the user has on it.
 
+    `moment_us` is taken inside the transaction that looked: a change committed before was seen, and one committed later
+    revokes at a later moment. So no token can outlive a change that came while somebody logged in.
+    """
+
+    moment_us: int
     project: Named | None = None
     project_domain: Named | None = None
     domain: Named | None = None
@@ -70,7 +76,7 @@ async def by_password(auth: AuthManager, who: Reference, password: str, scope: S
     if not account.enabled:
         log.info("login refused: user %s or its domain is disabled", account.user.id)
         raise _refused()
-    granted = await auth.store.read(_grant, account, scope)
+    granted = await auth.store.write(_grant, account, scope)
     return _issue(auth, account, ("password",), granted)
 
 
@@ -80,7 +86,7 @@ async def by_token(auth: AuthManager, token: str, scope: Scope) -> tuple[str, To
     account = await auth.store.read(_account, Reference(id=parent.user.id))
     if account is None or not account.enabled:
         raise _refused()
-    granted = await auth.store.read(_grant, account, scope)
+    granted = await auth.store.write(_grant, account, scope)
     methods = tuple(dict.fromkeys((*parent.methods, "token")))
     return _issue(auth, account, methods, granted, parent)
 
@@ -98,6 +104,7 @@ def _issue(
         system=granted.system,
         roles=granted.roles,
         parent=parent,
+        issued_us=granted.moment_us,
     )
 
 
@@ -127,7 +134,10 @@ def _account(tx: Connection, who: Reference) -> _Account | None:
 
 
 def _grant(tx: Connection, account: _Account, scope: Scope) -> _Granted:
-    """Raises `Unauthorized` when the scope does not exist, is disabled, or the user has no role on it."""
+    """Reads only, but runs as a write so that no change happens beside it (see `_Granted`).
+
+    Raises `Unauthorized` when the scope does not exist, is disabled, or the user has no role on it.
+    """
     now = _account(tx, Reference(id=account.user.id))
     if now is None or not now.enabled or now.password_hash != account.password_hash:
         raise _refused()
@@ -136,13 +146,17 @@ def _grant(tx: Connection, account: _Account, scope: Scope) -> _Granted:
     if scope.domain is not None:
         return _on_domain(tx, account, scope.domain)
     if scope.system:
-        return _Granted(system=True, roles=_roles(tx, account, SYSTEM, "the system"))
+        return _Granted(_moment(), system=True, roles=_roles(tx, account, SYSTEM, "the system"))
     if account.default_project_id is not None and not scope.unscoped:
         try:
             return _on_project(tx, account, Reference(id=account.default_project_id))
         except Unauthorized:
-            return _Granted()
-    return _Granted()
+            return _Granted(_moment())
+    return _Granted(_moment())
+
+
+def _moment() -> int:
+    return time.time_ns() // 1000
 
 
 def _on_project(tx: Connection, account: _Account, which: Reference) -> _Granted:
@@ -164,6 +178,7 @@ def _on_project(tx: Connection, account: _Account, which: Reference) -> _Granted
     if row is None:
         raise _no_access(account, f"project {which.id or which.name}")
     return _Granted(
+        _moment(),
         project=Named(row.id, row.name),
         project_domain=Named(row.domain_id, row.domain_name),
         roles=_roles(tx, account, Target("project", row.id), f"project {row.name}"),
@@ -178,7 +193,7 @@ def _on_domain(tx: Connection, account: _Account, which: Reference) -> _Granted:
     if row is None:
         raise _no_access(account, f"domain {which.id or which.name}")
     held = _roles(tx, account, Target("domain", row.id), f"domain {row.name}")
-    return _Granted(domain=Named(row.id, row.name), roles=held)
+    return _Granted(_moment(), domain=Named(row.id, row.name), roles=held)
 
 
 def _roles(tx: Connection, account: _Account, target: Target, words: str) -> tuple[Named, ...]:

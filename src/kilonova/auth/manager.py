@@ -131,9 +131,13 @@ class AuthManager:
         system: bool = False,
         roles: tuple[Named, ...] = (),
         parent: Token | None = None,
+        issued_us: int | None = None,
     ) -> tuple[str, Token]:
-        """A new token as text and as what it says; one made from a `parent` expires with it."""
-        moment = time.time_ns() // 1000
+        """A new token as text and as what it says; one made from a `parent` expires with it.
+
+        `issued_us` is when the store said what the token says; none: now.
+        """
+        moment = time.time_ns() // 1000 if issued_us is None else issued_us
         token = Token(
             id=tokens.new_token_id(),
             user=user,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -23,16 +22,8 @@ def alices_password_hash() -> str:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(f"sqlite:///{tmp_path}/kilonova.sqlite")
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def auth(store: Store, tmp_path: Path) -> AsyncIterator[AuthManager]:
-    manager = AuthManager(store, Config(state_dir=tmp_path))
+async def auth(store: Store, config: Config) -> AsyncIterator[AuthManager]:
+    manager = AuthManager(store, config)
     await manager.start()
     yield manager
     await manager.stop()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, update
 from kilonova.auth import assignments, domains, projects, roles, users
 from kilonova.auth.assignments import SYSTEM, Target
 from kilonova.auth.bootstrap import Administrator
-from kilonova.auth.login import Reference, Scope, _account, _grant, by_password, by_token
+from kilonova.auth.login import Reference, Scope, _account, _grant, _issue, by_password, by_token
 from kilonova.auth.manager import AuthManager
 from kilonova.auth.projects import Project
 from kilonova.auth.users import User
@@ -102,6 +102,16 @@ async def test_a_password_changed_between_check_and_scope_is_noticed(auth: AuthM
     await auth.change(users.change, alice.id, {"password_hash": "another"})
     with pytest.raises(Unauthorized):
         await auth.store.read(_grant, account, Scope())
+
+
+async def test_a_change_while_somebody_logs_in_voids_the_token(auth: AuthManager, alice: User) -> None:
+    account = await auth.store.read(_account, Reference(id=alice.id))
+    assert account is not None
+    granted = await auth.store.write(_grant, account, Scope())
+    await auth.change(users.change, alice.id, {"enabled": False})
+    text, _ = _issue(auth, account, ("password",), granted)
+    with pytest.raises(Unauthorized, match="revoked"):
+        auth.read(text)
 
 
 async def test_no_role_no_scope(auth: AuthManager, admin: Administrator, alice: User) -> None:
