@@ -69,7 +69,8 @@ class ComputeAgent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_again = asyncio.Event()
         self._started_at = now()
-        self._swept_at = ""
+        self.swept_at = ""
+        """When guests and rows were last made alike."""
         self._subscription: Subscription | None = None
         work: dict[str, Work] = {
             "server.create": self._create,
@@ -233,7 +234,7 @@ class ComputeAgent:
             availability_zone=self._config.host.availability_zone,
             started_at=self._started_at,
             capacity={**capacity, "vif": self.driver.vif, "running": len(guests)},
-            progress={"operations": self._runner.running, "swept_at": self._swept_at},
+            progress={"operations": self._runner.running, "swept_at": self.swept_at},
         )
 
     async def _beat_always(self) -> None:
@@ -266,44 +267,48 @@ class ComputeAgent:
 
         async def act(instance_id: InstanceId, verdict: Verdict) -> None:
             async with at_once:
-                await self._safely(verdict.name, partial(self._act, instance_id, verdict))
+                await self._safely(verdict.name, partial(self._act, instance_id, verdict, starting=starting))
 
         await asyncio.gather(*(act(instance_id, verdict) for instance_id, verdict in verdicts.items()))
-        self._swept_at = now().isoformat(timespec="seconds")
+        self.swept_at = now().isoformat(timespec="seconds")
 
     async def _guest_states(self) -> dict[InstanceId, PowerState]:
-        """Every guest's state; one that does not answer in time runs."""
-        states = {}
-        for instance_id in await self.driver.list():
-            try:
-                states[instance_id] = await self.driver.state(instance_id)
-            except KilonovaError as error:
-                log.warning("instance %s: %s", instance_id, error.message)
-                states[instance_id] = PowerState.RUNNING
-        return states
+        return {instance_id: await self._state(instance_id) for instance_id in await self.driver.list()}
 
-    async def _act(self, instance_id: InstanceId, verdict: Verdict) -> None:
+    async def _state(self, instance_id: InstanceId) -> PowerState:
+        """A guest's state; one that does not answer in time runs."""
+        try:
+            return await self.driver.state(instance_id)
+        except KilonovaError as error:
+            log.warning("instance %s: %s", instance_id, error.message)
+            return PowerState.RUNNING
+
+    async def _act(self, instance_id: InstanceId, verdict: Verdict, *, starting: bool) -> None:
+        """Do what the verdict asks, if looking again, with nobody else at work, leads to the same."""
         async with self._lock(instance_id):
+            state = await self._state(instance_id)
             instance = await self._store.read(rows.load_instance, instance_id)
             busy = await self._store.read(rows.instances_at_work)
-            if instance_id in busy:
+            mine = [instance] if instance is not None and instance.host == self._host else []
+            guests = {} if state is PowerState.NONE else {instance_id: state}
+            if decide(mine, guests, busy, starting=starting).get(instance_id) is not verdict:
                 return
-            mine = instance is not None and instance.host == self._host
             log.info("instance %s: %s", instance_id, verdict.value)
-            if verdict is Verdict.DESTROY and not mine:
-                await self._guests.remove(instance_id)
-                await self._guests.tell_network([self._host], system_context())
-            elif verdict is Verdict.BRING_BACK and instance is not None and mine:
-                await self._bring_back(instance)
-            elif verdict is Verdict.STOPPED:
-                await self._look_at(instance_id)
-            elif verdict is Verdict.SHOW and mine:
-                await self._store.write(rows.show_state, instance_id, await self.driver.state(instance_id))
-            elif verdict is Verdict.ABANDONED and mine:
-                await self._guests.remove(instance_id)
-                reason = f"Host {self._host} was interrupted while it made the server; delete it and try again."
-                await self._store.write(rows.abandoned, instance_id, self._host, reason)
-                await self._guests.tell_network([self._host], system_context())
+            match verdict:
+                case Verdict.DESTROY:
+                    await self._guests.remove(instance_id)
+                    await self._guests.tell_network([self._host], system_context())
+                case Verdict.BRING_BACK:
+                    await self._bring_back(mine[0])
+                case Verdict.STOPPED:
+                    await self._store.write(rows.guest_ended, instance_id, self._host)
+                case Verdict.SHOW:
+                    await self._store.write(rows.show_state, instance_id, state)
+                case Verdict.ABANDONED:
+                    await self._guests.remove(instance_id)
+                    reason = f"Host {self._host} was interrupted while it made the server; delete it and try again."
+                    await self._store.write(rows.abandoned, instance_id, self._host, reason)
+                    await self._guests.tell_network([self._host], system_context())
 
     async def _bring_back(self, instance: InstanceRow) -> None:
         try:

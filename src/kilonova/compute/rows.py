@@ -213,6 +213,8 @@ def guest_ended(tx: Connection, instance_id: str, host: str) -> bool:
 
 def show_state(tx: Connection, instance_id: str, state: PowerState) -> None:
     """The guest was found in `state` while nothing was being done to it."""
+    if operations.running_for(tx, instance_id):
+        return
     tx.execute(
         update(instances)
         .where(
@@ -232,13 +234,10 @@ def _as_found(state: PowerState) -> dict[str, Any]:
 
 
 def abandoned(tx: Connection, instance_id: str, host: str, error: str) -> None:
-    """Nobody works on an instance that was being made."""
-    busy = operations.running_for(tx, instance_id)
-    row = tx.execute(select(instances.c.vm_state, instances.c.host).where(instances.c.id == instance_id)).one_or_none()
-    if busy or row is None or row.vm_state != "building" or row.host != host:
-        return
-    tx.execute(update(instances).where(instances.c.id == instance_id).values(vm_state="error", task_state=None))
-    add_fault(tx, instance_id, error)
+    """Nobody makes the instance any more, and nothing of its guest is left: its host's claim ends."""
+    being_made = (instances.c.id == instance_id, instances.c.vm_state == "building", instances.c.host == host)
+    if tx.execute(update(instances).where(*being_made).values(vm_state="error", task_state=None)).rowcount:
+        add_fault(tx, instance_id, error)
     unclaim(tx, instance_id, host)
 
 

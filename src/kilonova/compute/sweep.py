@@ -21,7 +21,7 @@ class Verdict(enum.Enum):
     BRING_BACK = "the host or this program was restarted, and the user left it running"
     STOPPED = "it ended by itself"
     SHOW = "its row shows something else than what it is in"
-    ABANDONED = "nobody makes it any more"
+    ABANDONED = "nobody makes it any more, or making it was given up"
 
 
 def decide(
@@ -44,7 +44,7 @@ def decide(
     for instance_id, instance in rows.items():
         if instance_id in busy:
             continue
-        if instance.vm_state == "building":
+        if instance.vm_state == "building" or (instance.vm_state == "error" and not instance.launched):
             verdicts[instance_id] = Verdict.ABANDONED
             continue
         state = guests.get(instance_id, PowerState.NONE)

@@ -52,7 +52,16 @@ class Cloud:
 
         methods = ("realise", "wire", "unwire", "look_again")
         self.bus.subscribe(f"network.{HOST}", {method: note(method) for method in methods})
+        await self._start()
+
+    async def _start(self) -> None:
+        """Start the compute controller and let it look around, so that a test's rows are not there too early."""
         await self.agent.start()
+
+        async def looked() -> bool:
+            return bool(self.agent.swept_at)
+
+        await until(looked)
 
     async def restart(self, *, lost: InstanceId | None = None) -> None:
         """A new life of the compute controller on the same state; the guest `lost` did not outlive the old one."""
@@ -61,7 +70,7 @@ class Cloud:
             await self.driver.destroy(lost)
         self.driver = FakeDriver(self.config.host, self.config.state_dir)
         self.agent = self._agent()
-        await self.agent.start()
+        await self._start()
 
     async def close(self) -> None:
         await self.agent.stop()

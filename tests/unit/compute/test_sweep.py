@@ -45,6 +45,7 @@ RUNNING = {A: PowerState.RUNNING}
         (replace(ACTIVE, vm_state="stopped", power_state=4), RUNNING, False, Verdict.SHOW),
         (replace(ACTIVE, vm_state="stopped", power_state=4), {}, True, None),
         (replace(ACTIVE, vm_state="error"), {}, True, None),
+        (replace(ACTIVE, vm_state="error", launched=False), RUNNING, False, Verdict.ABANDONED),
         (replace(ACTIVE, vm_state="building"), {}, False, Verdict.ABANDONED),
         (replace(ACTIVE, task_state="powering-off"), RUNNING, False, Verdict.SHOW),
         (replace(ACTIVE, task_state="deleting"), RUNNING, False, None),
