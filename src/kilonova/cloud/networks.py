@@ -248,7 +248,6 @@ def _change(tx: Connection, context: Context, network_id: str, fields: Mapping[s
 
 def _remove(tx: Connection, context: Context, network_id: str) -> set[str]:
     network = get_own(tx, NETWORKS, context, network_id)
-    hosts = network_hosts.of_network(tx, network_id)
     users = tx.execute(
         select(ports.c.id, ports.c.device_owner)
         .where(ports.c.network_id == network_id, ports.c.device_owner != DHCP)
@@ -260,6 +259,13 @@ def _remove(tx: Connection, context: Context, network_id: str) -> set[str]:
             f"Unable to complete operation on network {network_id}. There are one or more ports still in use on the "
             f"network, delete these first: {named}."
         )
+    return delete_network(tx, network)
+
+
+def delete_network(tx: Connection, network: RowMapping) -> set[str]:
+    """Remove a network that nobody uses, with its subnets; the hosts that have something to forget."""
+    network_id = network["id"]
+    hosts = network_hosts.of_network(tx, network_id)
     services = select(ports.c.id).where(ports.c.network_id == network_id)
     for port_id in tx.execute(services).scalars().all():
         release_port(tx, port_id)

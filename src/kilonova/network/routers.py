@@ -47,7 +47,6 @@ def add_interface(tx: Connection, router: RowMapping, subnet: RowMapping, addres
         device_owner=ROUTER_INTERFACE,
         host=router["host"] or "",
         fixed_ips=[FixedIp(subnet["id"], address)],
-        status="ACTIVE",
     )
 
 
@@ -70,7 +69,6 @@ def set_gateway(
         host=router["host"] or "",
         fixed_ips=fixed_ips,
         prefer_host=router["host"],
-        status="ACTIVE",
     )
     tx.execute(
         update(routers)

@@ -59,7 +59,6 @@ def add_service_address(tx: Connection, network: RowMapping, subnet_id: str) -> 
         device_id=f"dhcp-{network['id']}",
         host=network["host"] or "",
         fixed_ips=[FixedIp(subnet_id)],
-        status="ACTIVE",
     )
     tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=made.fixed_ips[0].address))
 
