@@ -10,6 +10,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, collapse_addresses, ip_interface, ip_network
 from typing import NamedTuple, TypeVar
 
@@ -202,6 +203,7 @@ def guest_end_name(port_id: str) -> str:
     return f"gst{port_id[:SHORT_ID]}"
 
 
+@lru_cache(maxsize=16384)
 def link_local(mac: str) -> str:
     """The IPv6 link-local address that a guest makes of its MAC (RFC 4291, appendix A)."""
     octets = bytes.fromhex(mac.replace(":", ""))

@@ -13,7 +13,7 @@ from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.plan import tap_name
 from kilonova.store import schema
 
-from .world import World, pings
+from .world import World, pings, until
 
 
 async def test_restart_of_the_agent_restarts_nothing_and_drops_no_packet(world: World) -> None:
@@ -63,7 +63,7 @@ async def test_drift_is_mended(world: World) -> None:
 
     await world.restart_agent()
 
-    assert pings(first.namespace, second.address)
+    until(lambda: pings(first.namespace, second.address), "answer")
     assert pings(world.outside, floating)
     assert await world.dhcp(second) == second.address
     assert "tapstranger" not in str(inspect_namespace(world.switch).elements)

@@ -11,12 +11,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from kilonova.config import Config
 from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network import rules
-from kilonova.network.flows import cuts, translations_gone
+from kilonova.network.flows import Cut, cuts, cuts_of_address, translations_gone
 from kilonova.network.fragments import Fragment, Names, changed, fragments
 from kilonova.network.host import arp, conntrack, namespaces
 from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
@@ -85,14 +86,14 @@ class KernelHost:
         self._believed = None  # until all of it is done
         owners = {item.namespace: item.owner for item in wanted.values()}
         for name in sorted({item.namespace for item in wanted.values()}):
-            if look or name in changes:
+            if look or not namespaces.exists(name):
                 self._create(name, owners[name], failures)
         flows = self._apply_switch(switch, plan, wanted, changes.get(self._names.switch), failures, done)
         for name, change in changes.items():
             if name == self._names.switch or not change:
                 continue
             with _catching(failures, owners.get(name, "")):
-                namespaces.run_inside(name, _apply_inside, change)
+                namespaces.run_inside(name, _apply_inside, name, change)
                 done.append(f"{name}: {change}")
         self._services(plan, look, failures, done)
         forgotten = self._forget(switch, plan, flows, failures)
@@ -156,7 +157,7 @@ class KernelHost:
         changes: Changes | None,
         failures: _Failures,
         done: list[str],
-    ) -> set[tuple[int, str]]:
+    ) -> set[Cut]:
         """Links and filters; the flows that have to be cut."""
         if not changes:
             return set()
@@ -188,12 +189,12 @@ class KernelHost:
                 self._dnsmasq.remove(network_id)
                 done.append(f"network {network_id}: removed dnsmasq")
 
-    def _forget(
-        self, switch: _Switch, plan: HostPlan, flows: set[tuple[int, str]], failures: _Failures
-    ) -> tuple[ReleasedRow, ...]:
+    def _forget(self, switch: _Switch, plan: HostPlan, flows: set[Cut], failures: _Failures) -> tuple[ReleasedRow, ...]:
         """Cut flows and end leases; the released addresses that nothing holds any longer."""
         zones = {bridge.network_id: bridge.zone for bridge in plan.bridges.values() if bridge.filtered}
-        flows |= {(zones[row.network_id], row.address) for row in plan.forget if row.network_id in zones}
+        for row in plan.forget:
+            if row.network_id in zones:
+                flows |= cuts_of_address(zones[row.network_id], row.address)
         if flows:
             with _catching(failures, _SWITCH_OWNER):
                 switch.run(lambda _: conntrack.cut(flows))
@@ -238,9 +239,8 @@ class _Switch:
     def change_links(self, changes: Changes) -> _Failures:
         """By owner, what could not be done."""
         failures: _Failures = {}
-        for name in changes.removed_links:
-            with _catching(failures, _SWITCH_OWNER):
-                self.links.remove(name)
+        with _catching(failures, _SWITCH_OWNER):
+            self.links.remove_all(changes.removed_links)
         for name, link in changes.added_links:
             with _catching(failures, link.owner):
                 self.links.add(name, link)
@@ -252,11 +252,10 @@ class _Switch:
         return failures
 
 
-def _apply_inside(changes: Changes) -> None:
+def _apply_inside(namespace: str, changes: Changes) -> None:
     """In the namespace of a router, a service or the outside. Its links were made with their other ends."""
     with Links() as links:
-        for name in changes.removed_links:
-            links.remove(name)
+        links.remove_all(changes.removed_links)
         moved = [LinkChange(name, Link(link.kind, 0, up=False), link) for name, link in changes.added_links]
         moved += changes.changed_links
         for change in moved:
@@ -275,7 +274,8 @@ def _apply_inside(changes: Changes) -> None:
     for change in moved:
         if change.name == rules.PUBLIC_DEVICE:
             new = change.after.addresses - change.before.addresses
-            arp.announce(change.name, change.after.mac, sorted(item.partition("/")[0] for item in new))
+            addresses = sorted(item.partition("/")[0] for item in new)
+            namespaces.run_later(namespace, partial(arp.announce, change.name, change.after.mac, addresses))
 
 
 def _set_up(name: str) -> None:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kilonova.network.flows import Cut
 from kilonova.process import run
 
-MANY = 4
-"""From so many addresses of one zone on, the whole zone is cut: what is still allowed goes on with its next packet."""
+_WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 
 
-def cut(flows: Iterable[tuple[int, str]]) -> None:
-    """Delete the entries from or to (zone, address); an empty address: of the whole zone."""
-    by_zone: dict[int, set[str]] = {}
-    for zone, address in flows:
-        by_zone.setdefault(zone, set()).add(address)
-    for zone, addresses in by_zone.items():
-        if "" in addresses or len(addresses) > MANY:
-            _delete("-w", str(zone))
-            _delete("-f", "ipv6", "-w", str(zone))
-            continue
-        for address in sorted(addresses):
-            family = ("-f", "ipv6") if ":" in address else ()
-            for side in ("-s", "-d"):
-                _delete(*family, "-w", str(zone), side, address)
+def cut(flows: Iterable[Cut]) -> None:
+    """Delete the entries of these flows."""
+    for flow in sorted(flows, key=str):
+        arguments = ["-w", str(flow.zone), "-f", f"ipv{flow.version}"]
+        if flow.source:
+            arguments += ["-s", flow.source]
+        if flow.target:
+            arguments += ["-d", flow.target]
+        if flow.protocol is not None:
+            arguments += ["-p", str(flow.protocol)]
+            if flow.port is not None and flow.protocol in _WITH_PORTS:
+                arguments += ["--dport", str(flow.port)]
+        _delete(*arguments)
 
 
 def cut_translated(addresses: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -22,7 +22,7 @@ ALIAS = "kilonova:"
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _LINKINFO, _ALIAS, _NS_FD = 1, 3, 4, 5, 10, 18, 20, 28
+_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _LINKINFO, _ALIAS, _GROUP, _NS_FD = 1, 3, 4, 5, 10, 18, 20, 27, 28
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_PEER, _VLAN_ID = 1, 1
 _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_CALL4, _BRIDGE_CALL6 = 1, 23, 36, 37
@@ -35,6 +35,8 @@ _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _KINDS: Mapping[str, Kind] = {"bridge": "bridge", "veth": "veth", "tun": "tap", "vlan": "vlan"}
 _NONE_THERE = 19
+_DOOMED = 0x6B6E
+"""The group of links that are deleted together."""
 BLANK = Link("other", 0, up=False)
 
 
@@ -105,6 +107,19 @@ class Links:
         except netlink.NetlinkError as error:
             if error.number != _NONE_THERE:
                 raise
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Delete links together: the kernel waits once for all, ten to forty milliseconds, not once for each."""
+        present = [name for name in names if self.exists(name)]
+        if len(present) < 2:
+            for name in present:
+                self.remove(name)
+            return
+        for name in present:
+            body = _IFINFO.pack(0, 0, self.index(name), 0, 0) + u32(_GROUP, _DOOMED)
+            self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+        body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_GROUP, _DOOMED)
+        self._socket.request(netlink.RTM_DELLINK, 0, body, f"links {', '.join(present)}")
 
     def up(self, name: str) -> None:
         body = _IFINFO.pack(0, 0, self.index(name), _UP, _UP)

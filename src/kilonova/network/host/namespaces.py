@@ -7,6 +7,7 @@ A namespace is a bind mount in /run/netns, as `ip netns` makes them, so that `ip
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import queue
 import threading
@@ -15,10 +16,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from kilonova.errors import CommandFailed, NotFound
+from kilonova.errors import CommandFailed, KilonovaError, NotFound
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -98,6 +101,19 @@ def run_inside(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.k
         return function(*args, **kwargs)
 
     return _in_thread(inside)
+
+
+def run_later(name: str, function: Callable[[], object]) -> None:
+    """As `run_inside`, without waiting: for what costs a grace period of the kernel and nobody needs to know done."""
+
+    def inside() -> None:
+        try:
+            enter(name)
+            function()
+        except (KilonovaError, OSError) as error:
+            log.warning("in namespace %s: %s", name, error)
+
+    threading.Thread(target=inside, name=f"netns-{name}", daemon=True).start()
 
 
 class Worker:
