@@ -468,7 +468,9 @@ _INFO = {
         "max_object_name_length": MOST_NAME_BYTES["object"],
         "max_meta_count": MOST_METADATA,
         "max_meta_overall_size": MOST_METADATA_BYTES,
-    }
+        "max_file_size": 2**63 - 1,
+    },
+    "slo": {"max_manifest_segments": 0},  # not served; openstacksdk stumbles over an answer without the section
 }
 
 

@@ -50,7 +50,6 @@ _IMAGE_FIELDS: dict[str, Any] = {
     "self": _read_only("An image self url"),
     "file": _read_only("An image file url"),
     "schema": _read_only("An image schema url"),
-    "stores": _read_only("Store in which image data resides."),
     "kernel_id": _field(
         "ID of image stored in Glance that should be used as the kernel.", _OPTIONAL, pattern=_UUID, is_base=False
     ),

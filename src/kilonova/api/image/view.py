@@ -13,9 +13,11 @@ STORE = "objects"
 
 
 def image(row: Image) -> dict[str, Any]:
-    """An image; its properties stand beside the attributes and never hide one."""
+    """An image; its properties stand beside the attributes and never hide one.
+
+    The attribute `stores` is left out: openstacksdk would send it back with every update, where it is read-only.
+    """
     document: dict[str, Any] = dict(row.properties)
-    has_bytes = row.status in {"active", "deactivated"}
     document |= {
         "id": row.id,
         "name": row.name,
@@ -40,8 +42,6 @@ def image(row: Image) -> dict[str, Any]:
         "file": f"/v2/images/{row.id}/file",
         "schema": "/v2/schemas/image",
     }
-    if has_bytes:
-        document["stores"] = STORE
     return document
 
 
