@@ -17,7 +17,7 @@ _SECRETS = tuple(
     for pattern, kept in (
         (r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END|\Z)", r"\1***"),
         (r"""(["']token["']\s*:\s*\{\s*["']id["']\s*:\s*["'])[^"']+""", r"\1***"),
-        (r"""(authorization\b["']?\s*[:=]\s*b?["']?(?:(?:basic|bearer)\s+)?)[^\s"',}]+""", r"\1***"),
+        (r"""(authorization\b["']?\s*[:=,]\s*(?:b?["'])?(?:(?:basic|bearer)\s+)?)[^\s"',}]+""", r"\1***"),
         (r"""(x-(?:auth|subject|service)-token\b["']\s*,\s*b?["'])[^"']+""", r"\1***"),  # raw headers: pairs of bytes
         (r"(--[\w-]*(?:password|secret|token)[ =])\S+", r"\1***"),
         (r"(\w://[^\s/:@]*:)[^\s/@]+(?=@)", r"\1***"),
