@@ -109,7 +109,7 @@ async def _handle(request: ApiRequest, route: Route) -> Response:
             raise Unauthorized("The request needs a token: send X-Auth-Token")
         request.context = request.auth.authenticate(token, request.context.request_id)
         if not route.policy.allows(request.context):
-            raise Forbidden(f"{route.method} {route.path} needs the role {route.policy.value}")
+            raise Forbidden(f"{route.method} {route.path} needs {route.policy.missing(request.context)}")
     if route.streams or route.body is None:
         answer = await route.handler(request)
     else:

@@ -69,6 +69,17 @@ class TestRefusals:
                 _assert_refused(await client.request(route.method, _url(registry, route), headers=headers), 403)
 
 
+async def test_what_belongs_to_projects_needs_a_token_on_one(
+    client: httpx.AsyncClient, token_of: Callable[..., str]
+) -> None:
+    headers = {"X-Auth-Token": token_of("admin", project_id=None)}
+    for registry, route in ROUTES:
+        if route.policy in {Policy.READER, Policy.MEMBER}:
+            answer = await client.request(route.method, _url(registry, route), headers=headers)
+            _assert_refused(answer, 403)
+            assert "on a project" in answer.text
+
+
 async def test_what_no_api_serves_is_not_found(client: httpx.AsyncClient) -> None:
     for path in ("/nothing", "/identity/v2.0", "/identityx"):
         _assert_refused(await client.get(path), 404)

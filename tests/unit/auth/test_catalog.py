@@ -8,7 +8,7 @@ from kilonova.auth.catalog import COMPUTE, IDENTITY, OBJECT_STORE, SERVED, catal
 from kilonova.auth.policy import Policy
 from kilonova.config import ApiConfig
 from kilonova.context import Context
-from kilonova.ids import RequestId
+from kilonova.ids import ProjectId, RequestId
 
 API = ApiConfig(public_url="https://cloud.example.org", region="Here")
 
@@ -46,5 +46,15 @@ def test_a_service_of_a_project_is_listed_with_the_project_only() -> None:
     ],
 )
 def test_a_policy_asks_for_a_role(roles: set[str], allowed: set[Policy]) -> None:
-    context = Context(request_id=RequestId("req-1"), roles=frozenset(roles))
+    context = Context(request_id=RequestId("req-1"), project_id=ProjectId("p1"), roles=frozenset(roles))
     assert {policy for policy in Policy if policy.allows(context)} == allowed
+
+
+def test_what_belongs_to_projects_needs_a_token_on_one() -> None:
+    context = Context(request_id=RequestId("req-1"), roles=frozenset({"admin"}))
+    assert {policy for policy in Policy if policy.allows(context)} == {
+        Policy.ANYONE,
+        Policy.AUTHENTICATED,
+        Policy.ADMIN,
+    }
+    assert Policy.MEMBER.missing(context) == "a token on a project"
