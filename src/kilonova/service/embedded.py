@@ -71,10 +71,6 @@ async def _serve(
 
     try:
         await installation.start(listener, first_rows)
-        if options.mode == "sandbox" and Component.NETWORK in components:
-            from kilonova.network.host.sandbox import make_outside
-
-            await asyncio.to_thread(make_outside, config, SANDBOX_GATEWAY)
         log.info("ready: %s at %s", ", ".join(sorted(components)), config.api.url)
         ready()
         await installation.wait()
