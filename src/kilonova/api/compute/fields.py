@@ -106,7 +106,7 @@ def moment(field: str, value: str | None) -> datetime | None:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def page(request: ApiRequest, allowed_sort: Sequence[str] = ()) -> Page:
+def page(request: ApiRequest, allowed_sort: Sequence[str] = (), *, default_direction: str = "desc") -> Page:
     """`limit`, `marker`, `sort_key` and `sort_dir` of a list."""
     limit = request.query_int("limit", most=MOST_PER_PAGE)
     keys, directions = request.query_all("sort_key"), request.query_all("sort_dir")
@@ -118,7 +118,7 @@ def page(request: ApiRequest, allowed_sort: Sequence[str] = ()) -> Page:
             raise BadRequest(f"Invalid input for query parameters sort_dir. Value: {direction}. Use asc or desc.")
     if len(directions) > len(keys) and keys:
         raise BadRequest("Sort direction size exceeds sort key size.")
-    last = directions[-1] if directions else "desc"
+    last = directions[-1] if directions else default_direction
     sort = tuple(SortKey(key, (directions[i] if i < len(directions) else last) == "desc") for i, key in enumerate(keys))
     return Page(limit=MOST_PER_PAGE if limit is None else limit, marker=request.query("marker"), sort=sort)
 

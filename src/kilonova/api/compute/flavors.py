@@ -137,13 +137,13 @@ async def list_detail(request: ApiRequest) -> Document:
 
 
 async def _rows(request: ApiRequest) -> list[RowMapping]:
-    wanted = page(request, _SORT)
+    wanted = page(request, _SORT, default_direction="asc")
     return await request.cloud.store.read(use.list_flavors, request.context, _filter(request), wanted)
 
 
 def _listed(request: ApiRequest, rows: list[RowMapping], shown: list[Document]) -> Document:
     document: Document = {"flavors": shown}
-    if following := next_link(request, page(request, _SORT), [row["id"] for row in rows]):
+    if following := next_link(request, page(request, _SORT, default_direction="asc"), [row["id"] for row in rows]):
         document["flavors_links"] = following
     return document
 

@@ -306,3 +306,9 @@ async def list_zones_detail(request: ApiRequest) -> Document:
 def _zone(name: str, records: list[use.ServiceRecord], hosts: Document | None) -> Document:
     available = any(record.row["enabled"] and record.alive for record in records)
     return {"zoneName": name, "zoneState": {"available": available}, "hosts": hosts}
+
+
+@registry.route("GET", f"{V21}/os-aggregates", policy=Policy.ADMIN)
+async def list_aggregates(_request: ApiRequest) -> Document:
+    """Hosts are not grouped here; clients ask when they show a hypervisor."""
+    return {"aggregates": []}
