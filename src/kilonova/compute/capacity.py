@@ -11,16 +11,22 @@ from kilonova.compute.driver import Capacity
 from kilonova.config import HostConfig
 
 VCPUS_PER_PROCESSOR = 16
+SIMULATED_VCPUS, SIMULATED_RAM_MB, SIMULATED_DISK_GB = 4096, 16 * 2**20, 2**17
+"""A simulated host has nothing to run out of: it is as large as tests of many servers need."""
 
 
 def host_capacity(
     host: HostConfig, state_dir: Path, *, hypervisor_type: str, hypervisor_version: int, acceleration: str
 ) -> Capacity:
     """The host's offer; `state_dir` lies on the file system that holds the guests' disks."""
+    if host.simulate:
+        vcpus, ram_mb, disk_gb = SIMULATED_VCPUS, SIMULATED_RAM_MB, SIMULATED_DISK_GB
+    else:
+        vcpus, ram_mb, disk_gb = (os.cpu_count() or 1) * VCPUS_PER_PROCESSOR, _memory_mb(), _disk_gb(state_dir)
     return Capacity(
-        vcpus=host.vcpus or (os.cpu_count() or 1) * VCPUS_PER_PROCESSOR,
-        ram_mb=host.ram_mb or _memory_mb(),
-        disk_gb=host.disk_gb or _disk_gb(state_dir),
+        vcpus=host.vcpus or vcpus,
+        ram_mb=host.ram_mb or ram_mb,
+        disk_gb=host.disk_gb or disk_gb,
         hypervisor_type=hypervisor_type,
         hypervisor_version=hypervisor_version,
         cpu_info={"arch": platform.machine(), "model": _cpu_model(), "acceleration": acceleration},
