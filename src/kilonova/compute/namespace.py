@@ -1,8 +1,8 @@
 """Light guests: a network namespace with a small process tree each, for tests and benchmarks with hundreds of them.
 
-The network agent left the guest's end of a veth pair in the switch namespace; here it becomes the guest's `eth0`. The
-processes have their own pid, mount and host-name namespaces; all of them are found by their network namespace. Needs
-busybox (static), `ip`, `nsenter` and `unshare`. It is no isolation boundary.
+The network agent left the guest's end of a veth pair in the switch namespace; while the guest runs it is its `eth0`.
+The processes have their own pid, mount and host-name namespaces; all of them are found by their network namespace.
+Needs busybox (static), `ip`, `nsenter` and `unshare`. It is no isolation boundary.
 """
 
 from __future__ import annotations
@@ -66,16 +66,18 @@ class NamespaceDriver:
         await self._launch(directory, directory.load_spec())
 
     async def shutdown(self, instance_id: InstanceId, timeout_s: float) -> bool:
-        process = self._alive(instance_id)
-        if process is None:
+        directory = self._directory(instance_id)
+        if not directory.has_spec():
             return True
+        process = self._alive(instance_id)
         self._unwatch(instance_id)
         namespace = self._namespace(instance_id)
-        willing = False
-        if timeout_s > 0 and (init := await asyncio.to_thread(_init_of, namespace)):
+        willing = process is None
+        if process is not None and timeout_s > 0 and (init := await asyncio.to_thread(_init_of, namespace)):
             guest_process.kill(init, signal.SIGTERM)
             willing = await guest_process.wait(process, timeout_s)
         await self._end(instance_id)
+        await asyncio.to_thread(_disconnect, namespace, directory.load_spec())
         return willing
 
     async def reboot(self, instance_id: InstanceId, *, hard: bool, timeout_s: float = 60.0) -> None:
@@ -217,6 +219,21 @@ def _connect(namespace: str, spec: GuestSpec) -> list[str]:
     if lines:
         run(["ip", "-n", spec.switch_namespace, "-batch", "-"], stdin="\n".join(lines) + "\n")
     return names
+
+
+def _disconnect(namespace: str, spec: GuestSpec) -> None:
+    """Give the interfaces back to the switch namespace, if it is still there, and remove the guest's."""
+    if not (NAMESPACES / namespace).exists():
+        return
+    if (NAMESPACES / spec.switch_namespace).exists():
+        present = in_namespace(namespace, link_names)
+        lines = [
+            f"link set eth{number} netns {spec.switch_namespace} name {nic.device}"
+            for number, nic in enumerate(spec.nics)
+            if f"eth{number}" in present
+        ]
+        run(["ip", "-n", namespace, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
+    _remove_namespace(namespace)
 
 
 def _remove_namespace(namespace: str) -> None:

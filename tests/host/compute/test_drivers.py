@@ -253,6 +253,12 @@ class TestNamespaceDriver(DriverConformance):
         await guest.driver.reboot(guest.id, hard=False, timeout_s=10)
         assert (await serves(guest.bench, 30)).strip() == "light"
 
+    async def test_stopped_guest_has_no_namespace(self, guest: Guest) -> None:
+        await guest.driver.create(guest.spec)
+        await guest.driver.shutdown(guest.id, 0)
+        assert f"{PREFIX}-g-{guest.id[:11]}" not in os.listdir("/run/netns")
+        assert guest.spec.nics[0].device in in_namespace(SWITCH, link_names)
+
     async def test_destroying_takes_both_ends_of_the_interface_at_once(self, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
         await guest.driver.destroy(guest.id)
