@@ -30,6 +30,9 @@ from kilonova.store.metadata_rows import load_instance_metadata
 log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 1.0
+_LOOK_SHARE = 4.0
+"""After a pass of T seconds, a mere "look again" waits up to this many T, so that many of them share one pass."""
+_LOOK_WITHIN_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class NetworkAgent:
         self._metadata = MetadataService(self._metadata_answer)
         self._waiters: list[asyncio.Future[Pass]] = []
         self._wake = asyncio.Event()
+        self._soon: asyncio.TimerHandle | None = None
+        self._ended_at = 0.0
+        self._took_s = 0.0
         self._look = True
         self._tasks: list[asyncio.Task[None]] = []
         self._subscription: Subscription | None = None
@@ -94,6 +100,8 @@ class NetworkAgent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for waiter in self._waiters:
             waiter.cancel()
+        if self._soon is not None:
+            self._soon.cancel()
         await self._metadata.close()
         await asyncio.to_thread(self._host.close)
 
@@ -129,15 +137,20 @@ class NetworkAgent:
 
     async def _on_look_again(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
         """Something changed. A cast does not wait; a call learns when it is done."""
-        turn = await self._next_pass()
+        turn = await self._next_pass(urgent=False)
         return {"failures": turn.outcome.failures}
 
     # -------------------------------------------------------------------------------------------- the loop
-    async def _next_pass(self) -> Pass:
-        """The outcome of a pass that begins after now."""
-        waiter: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+    async def _next_pass(self, *, urgent: bool = True) -> Pass:
+        """The outcome of a pass that begins after now; one that is not urgent lets others join."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Pass] = loop.create_future()
         self._waiters.append(waiter)
-        self._wake.set()
+        pause_s = self._ended_at + min(_LOOK_WITHIN_S, _LOOK_SHARE * self._took_s) - time.monotonic()
+        if urgent or pause_s <= 0:
+            self._wake.set()
+        elif self._soon is None:
+            self._soon = loop.call_later(pause_s, self._wake.set)
         return await waiter
 
     async def _loop(self) -> None:
@@ -150,12 +163,18 @@ class NetworkAgent:
             except TimeoutError:
                 self._look = True
             self._wake.clear()
+            if self._soon is not None:
+                self._soon.cancel()
+                self._soon = None
             waiters, self._waiters = self._waiters, []
             look, self._look = self._look, False
+            began = time.monotonic()
             if look:
-                looked_at = time.monotonic()
+                looked_at = began
             try:
                 turn = await self._turn(look)
+                self._ended_at = time.monotonic()
+                self._took_s = self._ended_at - began
             except asyncio.CancelledError:
                 for waiter in waiters:
                     waiter.cancel()
