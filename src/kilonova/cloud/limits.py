@@ -63,28 +63,35 @@ def usage_of(tx: Connection, project_id: str) -> dict[str, int]:
     }
 
 
-def check_instances(tx: Connection, project_id: str, *, count: int, vcpus: int, ram_mb: int) -> None:
-    """Whether `count` instances of this size may be made. Raises `QuotaExceeded` as nova words it."""
+def count_within(
+    tx: Connection, project_id: str, *, least: int, most: int, vcpus: int, ram_mb: int, metadata_items: int
+) -> int:
+    """How many instances of this size, `least` to `most`, may be made with so many metadata items.
+
+    Raises `QuotaExceeded` as nova words it when not even `least` may.
+    """
     limits, used = limits_of(tx, project_id), usage_of(tx, project_id)
-    wanted = {"instances": count, "cores": count * vcpus, "ram": count * ram_mb}
-    over = [
-        resource
-        for resource, amount in sorted(wanted.items())
-        if limits[resource] != UNLIMITED and used[resource] + amount > limits[resource]
-    ]
+    _check_metadata(limits, metadata_items)
+    each = {"cores": vcpus, "instances": 1, "ram": ram_mb}
+    bounded = [name for name in each if limits[name] != UNLIMITED and each[name]]
+    over = [name for name in bounded if used[name] + least * each[name] > limits[name]]
     if over:
-        requested, have, most = (
-            ", ".join(str(numbers[resource]) for resource in over) for numbers in (wanted, used, limits)
-        )
         names = ", ".join(over)
+        requested = ", ".join(str(least * each[name]) for name in over)
+        have, limit = (", ".join(str(numbers[name]) for name in over) for numbers in (used, limits))
         raise QuotaExceeded(
-            f"Quota exceeded for {names}: Requested {requested}, but already used {have} of {most} {names}"
+            f"Quota exceeded for {names}: Requested {requested}, but already used {have} of {limit} {names}"
         )
+    return min([most, *((limits[name] - used[name]) // each[name] for name in bounded)])
 
 
 def check_metadata_items(tx: Connection, project_id: str, count: int) -> None:
     """Raises `QuotaExceeded` for more metadata items than an instance may have."""
-    limit = limits_of(tx, project_id)["metadata_items"]
+    _check_metadata(limits_of(tx, project_id), count)
+
+
+def _check_metadata(limits: Mapping[str, int], count: int) -> None:
+    limit = limits["metadata_items"]
     if limit != UNLIMITED and count > limit:
         raise QuotaExceeded(f"Maximum number of metadata items exceeds {limit}")
 

@@ -280,7 +280,7 @@ def _addresses(tx: Connection, ids: Sequence[str]) -> dict[str, list[ServerAddre
         .order_by(ports.c.position, ports.c.created_at, addresses.c.address)
     )
     found: defaultdict[str, list[ServerAddress]] = defaultdict(list)
-    for device, mac, _port, network, address, floating in tx.execute(query):
+    for device, mac, _port, network, address, floating in tx.execute(query).all():
         version = 6 if ":" in address else 4
         found[device].append(ServerAddress(network, address, version, mac, "fixed"))
         if floating is not None:
@@ -294,13 +294,12 @@ def _groups(tx: Connection, ids: Sequence[str]) -> dict[str, list[str]]:
         .join(port_security_groups, port_security_groups.c.port_id == ports.c.id)
         .join(security_groups, security_groups.c.id == port_security_groups.c.security_group_id)
         .where(ports.c.device_id.in_(ids))
-        .distinct()
-        .order_by(ports.c.device_id, security_groups.c.name)
+        .order_by(security_groups.c.name)
     )
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for device, name in tx.execute(query):
-        found[device].append(name)
-    return found
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for device, name in tx.execute(query).all():
+        found[device][name] = None
+    return {device: list(names) for device, names in found.items()}
 
 
 def _faults(tx: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:

@@ -46,11 +46,12 @@ def plan_networks(
     """
     if choice == "none":
         return Plan((), ())
-    nics = (
-        (Nic(network_id=_only_network(tx, context, config)),) if choice is None or choice == "auto" else tuple(choice)
-    )
-    for nic in nics:
-        _check(tx, context, nic)
+    if choice is None or choice == "auto":
+        nics: tuple[Nic, ...] = (Nic(network_id=_only_network(tx, context, config)),)
+    else:
+        nics = tuple(choice)
+        for nic in nics:
+            _check(tx, context, nic)
     needs_groups = any(nic.port_id is None for nic in nics)
     return Plan(nics, resolve_groups(tx, context, group_names) if needs_groups else ())
 

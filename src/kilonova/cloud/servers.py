@@ -86,8 +86,15 @@ def create_servers(tx: Connection, context: Context, config: Config, new: NewSer
     flavor = _flavor(tx, context, new.flavor_id)
     image = _usable_image(tx, context, new.image_id)
     _fits(image, flavor)
-    count = _count_within_quota(tx, context.project_id, new, flavor)
-    limits.check_metadata_items(tx, context.project_id, len(new.metadata))
+    count = limits.count_within(
+        tx,
+        context.project_id,
+        least=new.min_count,
+        most=new.max_count,
+        vcpus=flavor["vcpus"],
+        ram_mb=flavor["ram_mb"],
+        metadata_items=len(new.metadata),
+    )
     zone, host = _placement(tx, context, new)
     key = _key(tx, context, new.key_name)
     plan = plan_networks(tx, context, config, new.networks, new.security_groups)
@@ -205,19 +212,6 @@ def _fits(image: RowMapping, flavor: RowMapping) -> None:
             f"Flavor's disk is too small for requested image. Flavor disk is {disk_gb * GIB} bytes, "
             f"image is {size_bytes} bytes."
         )
-
-
-def _count_within_quota(tx: Connection, project_id: str, new: NewServer, flavor: RowMapping) -> int:
-    """As many as the quota allows, at least `min_count`."""
-    limits.check_instances(tx, project_id, count=new.min_count, vcpus=flavor["vcpus"], ram_mb=flavor["ram_mb"])
-    if new.max_count == new.min_count:
-        return new.min_count
-    most, used = limits.limits_of(tx, project_id), limits.usage_of(tx, project_id)
-    count = new.max_count
-    for resource, each in (("instances", 1), ("cores", flavor["vcpus"]), ("ram", flavor["ram_mb"])):
-        if most[resource] != limits.UNLIMITED and each:
-            count = min(count, (most[resource] - used[resource]) // each)
-    return max(count, new.min_count)
 
 
 def _placement(tx: Connection, context: Context, new: NewServer) -> tuple[str | None, str | None]:

@@ -133,12 +133,12 @@ def next_link(request: ApiRequest, wanted: Page, ids: Sequence[str]) -> list[dic
 
 def iso(value: datetime | None) -> str | None:
     """2026-11-23T19:00:00Z"""
-    return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if value is None else f"{value.isoformat()[:19]}Z"
 
 
 def iso_micro(value: datetime | None) -> str | None:
     """2026-11-23T19:00:00.000000, as nova writes what it does not convert."""
-    return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return None if value is None else value.isoformat(timespec="microseconds")[:26]
 
 
 def links(request: ApiRequest, collection: str, resource_id: str) -> list[dict[str, str]]:

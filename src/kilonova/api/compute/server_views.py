@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from kilonova.api.compute.fields import Document, iso, iso_micro, links
+from kilonova.api.compute.microversions import Version
 from kilonova.api.routing import ApiRequest
 from kilonova.cloud.server_lists import ServerAddress, ServerRecord
 from kilonova.cloud.server_status import WITH_PROGRESS, status_of
@@ -37,7 +38,7 @@ def addresses(found: Sequence[ServerAddress], *, extended: bool = True) -> dict[
 
 def detail(request: ApiRequest, record: ServerRecord, *, shown_alone: bool = False) -> Document:
     """All of a server. `shown_alone`: with what only the single server's document has."""
-    row, version = record.row, request.microversion
+    row, version, base = record.row, request.microversion, request.base_url
     status = status_of(row["vm_state"], row["task_state"])
     host = row["host"]
     document: Document = {
@@ -48,14 +49,17 @@ def detail(request: ApiRequest, record: ServerRecord, *, shown_alone: bool = Fal
         "user_id": row["user_id"],
         "metadata": row["metadata"],
         "hostId": host_id(row["project_id"], host),
-        "image": _image(request, row["image_id"]),
-        "flavor": _flavor(request, row),
+        "image": _image(base, row["image_id"]),
+        "flavor": _flavor(base, version, row),
         "created": iso(row["created_at"]),
         "updated": iso(row["updated_at"]),
         "addresses": addresses(record.addresses),
         "accessIPv4": row["access_ip_v4"] or "",
         "accessIPv6": row["access_ip_v6"] or "",
-        "links": links(request, "servers", row["id"]),
+        "links": [
+            {"rel": "self", "href": f"{base}/compute/v2.1/servers/{row['id']}"},
+            {"rel": "bookmark", "href": f"{base}/compute/servers/{row['id']}"},
+        ],
         "OS-DCF:diskConfig": row["disk_config"],
         "OS-EXT-AZ:availability_zone": (row["availability_zone"] or "nova")
         if host
@@ -94,15 +98,15 @@ def detail(request: ApiRequest, record: ServerRecord, *, shown_alone: bool = Fal
     return document
 
 
-def _image(request: ApiRequest, image_id: str | None) -> Any:
+def _image(base: str, image_id: str | None) -> Any:
     if not image_id:
         return ""
-    return {"id": image_id, "links": [{"rel": "bookmark", "href": f"{request.base_url}/compute/images/{image_id}"}]}
+    return {"id": image_id, "links": [{"rel": "bookmark", "href": f"{base}/compute/images/{image_id}"}]}
 
 
-def _flavor(request: ApiRequest, row: RowMapping) -> Document:
+def _flavor(base: str, version: Version, row: RowMapping) -> Document:
     kept = row["flavor"]
-    if request.microversion >= (2, 47):
+    if version >= (2, 47):
         return {
             "vcpus": kept["vcpus"],
             "ram": kept["ram_mb"],
@@ -112,7 +116,7 @@ def _flavor(request: ApiRequest, row: RowMapping) -> Document:
             "original_name": kept["name"],
             "extra_specs": kept["extra_specs"],
         }
-    href = f"{request.base_url}/compute/flavors/{row['flavor_id']}"
+    href = f"{base}/compute/flavors/{row['flavor_id']}"
     return {"id": row["flavor_id"], "links": [{"rel": "bookmark", "href": href}]}
 
 
@@ -123,7 +127,7 @@ def _fault(request: ApiRequest, fault: RowMapping) -> Document:
     return shown
 
 
-def _administrators(row: RowMapping, version: tuple[int, int]) -> Document:
+def _administrators(row: RowMapping, version: Version) -> Document:
     shown: Document = {
         "OS-EXT-SRV-ATTR:host": row["host"],
         "OS-EXT-SRV-ATTR:hypervisor_hostname": row["host"],
