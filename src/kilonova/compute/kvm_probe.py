@@ -16,7 +16,6 @@ import os
 import platform
 import resource
 import select
-import stat
 import struct
 import subprocess
 import sys
@@ -67,13 +66,24 @@ def probe() -> ProbeResult:
     return ProbeResult(usable, reason, time.monotonic() - started)
 
 
-def device_groups() -> tuple[int, ...]:
-    """The groups a user must be in to open /dev/kvm; none if that helps nobody or nobody needs it."""
+@dataclass(frozen=True)
+class DeviceAccess:
+    """How an unprivileged user can open /dev/kvm."""
+
+    everybody: bool = False
+    groups: tuple[int, ...] = ()
+    """Whose members can; never root's group."""
+
+
+def device_access() -> DeviceAccess:
+    """Who may open /dev/kvm."""
     try:
         status = DEVICE.stat()
     except OSError:
-        return ()
-    return (status.st_gid,) if status.st_mode & stat.S_IRGRP and status.st_mode & stat.S_IWGRP else ()
+        return DeviceAccess()
+    everybody = (status.st_mode & 0o006) == 0o006
+    group = (status.st_mode & 0o060) == 0o060 and status.st_gid != 0
+    return DeviceAccess(everybody, (status.st_gid,) if group else ())
 
 
 def _probe() -> tuple[bool, str]:

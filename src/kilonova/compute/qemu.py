@@ -21,6 +21,7 @@ from kilonova.compute.capacity import host_capacity
 from kilonova.compute.driver import Capacity, GuestSpec, OnChange, PowerState
 from kilonova.compute.guest_directory import GuestDirectory, GuestProcess, all_instances
 from kilonova.compute.guest_process import Account
+from kilonova.compute.kvm_probe import DeviceAccess
 from kilonova.compute.qemu_command import PROGRAM, Accelerator, Descriptors, qemu_command
 from kilonova.compute.tap import open_tap
 from kilonova.config import HostConfig
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 START_WITHIN_S = 30.0
 PRESS_AGAIN_AFTER_S = 5.0
+TAKES_OPEN_KVM = 9_000_000
+"""From this version on QEMU has `-accel kvm,device=/dev/fdset/N`."""
 _PAUSED = frozenset({"paused", "suspended"})
 _CRASHED = frozenset({"guest-panicked", "internal-error", "io-error"})
 
@@ -159,7 +162,10 @@ class QemuDriver:
             await asyncio.to_thread(self._directory(instance_id).tidy)
 
     async def capacity(self) -> Capacity:
-        facts = await self._known_facts()
+        if self._facts is None or not self._facts.done() or self._facts.exception():  # no start waits for the probe
+            facts = _Facts(0, "not probed yet", "", DeviceAccess())
+        else:
+            facts = self._facts.result()
         return host_capacity(
             self._host,
             self._state_dir,
@@ -238,11 +244,11 @@ async def _press_power_button(guest: _Guest, timeout_s: float) -> bool:
 class _Facts:
     """What was found out about this host's QEMU, once."""
 
-    def __init__(self, version: int, acceleration: str, reason: str, groups: tuple[int, ...]) -> None:
+    def __init__(self, version: int, acceleration: str, reason: str, access: DeviceAccess) -> None:
         self.version = version
         self.acceleration = acceleration
         self.reason = reason
-        self.groups = groups
+        self.access = access
 
 
 def _find_facts(host: HostConfig) -> _Facts:
@@ -250,17 +256,26 @@ def _find_facts(host: HostConfig) -> _Facts:
         words = run([PROGRAM, "--version"])
     except CommandFailed as error:
         log.warning("%s", error.message)
-        return _Facts(0, "none", error.message, ())
+        return _Facts(0, "none", error.message, DeviceAccess())
     match = re.search(r"version (\d+)\.(\d+)\.(\d+)", words)
     version = int(match[1]) * 1_000_000 + int(match[2]) * 1_000 + int(match[3]) if match else 0
     if host.acceleration == "tcg":
-        return _Facts(version, "tcg", "configured", ())
-    groups = kvm_probe.device_groups()
+        return _Facts(version, "tcg", "configured", DeviceAccess())
+    access = kvm_probe.device_access()
     if host.acceleration == "kvm":
-        return _Facts(version, "kvm", "configured", groups)
+        return _Facts(version, "kvm", "configured", access)
     result = kvm_probe.probe()
-    log.info("KVM %s: %s (%.3f s)", "is usable" if result.usable else "is not usable", result.reason, result.took_s)
-    return _Facts(version, "kvm" if result.usable else "tcg", result.reason, groups)
+    usable, reason = result.usable, result.reason
+    if usable and not _can_open_kvm(host, version, access):
+        usable, reason = False, f"{host.qemu_user} may not open /dev/kvm, and QEMU before 9.0 does not take it opened"
+    log.info("KVM %s: %s (%.3f s)", "is usable" if usable else "is not usable", reason, result.took_s)
+    return _Facts(version, "kvm" if usable else "tcg", reason, access)
+
+
+def _can_open_kvm(host: HostConfig, version: int, access: DeviceAccess) -> bool:
+    """Can the process that runs as qemu_user open the device, or be handed it?"""
+    unprivileged = Account.named(host.qemu_user) is not None
+    return not unprivileged or access.everybody or bool(access.groups) or version >= TAKES_OPEN_KVM
 
 
 def _make_disk(spec: GuestSpec, directory: GuestDirectory) -> None:
@@ -295,7 +310,7 @@ def _spawn(host: HostConfig, facts: _Facts, directory: GuestDirectory, spec: Gue
         process = guest_process.spawn(
             command,
             log=directory.log,
-            account=Account.named(host.qemu_user, facts.groups if facts.acceleration == "kvm" else ()),
+            account=Account.named(host.qemu_user, facts.access.groups if facts.acceleration == "kvm" else ()),
             pass_fds=(*descriptors.all(), *(() if kvm is None else (kvm,))),
         )
         directory.save_process(process)
@@ -304,8 +319,9 @@ def _spawn(host: HostConfig, facts: _Facts, directory: GuestDirectory, spec: Gue
 
 def _needs_kvm_descriptor(host: HostConfig, facts: _Facts) -> bool:
     """Can only we open /dev/kvm, and does QEMU take it by descriptor?"""
-    unprivileged = Account.named(host.qemu_user) is not None
-    return facts.acceleration == "kvm" and unprivileged and not facts.groups and facts.version >= 9_000_000
+    if facts.acceleration != "kvm" or Account.named(host.qemu_user) is None:
+        return False
+    return not facts.access.everybody and not facts.access.groups and facts.version >= TAKES_OPEN_KVM
 
 
 def _running_guests() -> dict[InstanceId, GuestProcess]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,4 +32,24 @@ def test_probe_answers_with_a_reason_in_its_budget() -> None:
 def test_host_without_the_device_has_no_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kvm_probe, "DEVICE", tmp_path / "kvm")
     assert kvm_probe.probe().usable is False
-    assert kvm_probe.device_groups() == ()
+    assert kvm_probe.device_access() == kvm_probe.DeviceAccess()
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "access"),
+    [
+        (0o660, 104, kvm_probe.DeviceAccess(groups=(104,))),
+        (0o660, 0, kvm_probe.DeviceAccess()),
+        (0o666, 104, kvm_probe.DeviceAccess(everybody=True, groups=(104,))),
+        (0o600, 104, kvm_probe.DeviceAccess()),
+    ],
+)
+def test_who_may_open_the_device(
+    monkeypatch: pytest.MonkeyPatch, mode: int, group: int, access: kvm_probe.DeviceAccess
+) -> None:
+    class Device:
+        def stat(self) -> SimpleNamespace:
+            return SimpleNamespace(st_mode=mode, st_gid=group)
+
+    monkeypatch.setattr(kvm_probe, "DEVICE", Device())
+    assert kvm_probe.device_access() == access
