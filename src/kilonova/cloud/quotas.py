@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from kilonova.cloud.controller import Cloud
 from kilonova.context import Context
-from kilonova.errors import Forbidden
+from kilonova.errors import BadRequest, Forbidden
 from kilonova.network import quota
 from kilonova.store.schema import quotas
 
@@ -48,10 +48,16 @@ async def listed(cloud: Cloud, context: Context) -> list[dict[str, Any]]:
     return await cloud.store.read(unit)
 
 
-async def change(cloud: Cloud, context: Context, project_id: str, limits: Mapping[str, int]) -> dict[str, int]:
-    """Set some limits; the project's limits then."""
+async def change(
+    cloud: Cloud, context: Context, project_id: str, limits: Mapping[str, int], *, checked: bool = False
+) -> dict[str, int]:
+    """Set some limits; the project's limits then. Raises `BadRequest`, if `checked`, for one below what is used."""
 
     def unit(tx: Connection) -> dict[str, int]:
+        used = quota.usage_of(tx, project_id) if checked else {}
+        for resource, amount in used.items():
+            if quota.UNLIMITED < limits.get(resource, amount) < amount:
+                raise BadRequest(f"{resource}: {amount} are in use, more than the limit {limits[resource]}.")
         for resource, limit in limits.items():
             where = (quotas.c.project_id == project_id, quotas.c.resource == resource)
             if not tx.execute(update(quotas).where(*where).values(hard_limit=limit)).rowcount:

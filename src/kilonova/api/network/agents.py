@@ -1,4 +1,4 @@
-"""The network agents of the hosts and their availability zones, as the API shows them."""
+"""The network agents of the hosts, their availability zones, and how many addresses are used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kilonova.api.network.lists import PARAMETERS, page, query_of, reduced
 from kilonova.api.network.registry import VERSION, registry
 from kilonova.api.routing import ApiRequest
 from kilonova.auth.policy import Policy
-from kilonova.cloud import network_agents
+from kilonova.cloud import ip_availability, network_agents
 
 _FILTERS = ("id", "host", "binary", "agent_type", "alive", "admin_state_up", "availability_zone")
 
@@ -28,3 +28,19 @@ async def show(request: ApiRequest) -> Any:
 @registry.route("GET", f"{VERSION}/availability_zones", policy=Policy.READER)
 async def zones(request: ApiRequest) -> Any:
     return {"availability_zones": await network_agents.zones(request.cloud)}
+
+
+@registry.route(
+    "GET",
+    f"{VERSION}/network-ip-availabilities",
+    policy=Policy.ADMIN,
+    query=("network_id", "network_name", "project_id", "ip_version"),
+)
+async def list_availability(request: ApiRequest) -> Any:
+    found = await ip_availability.find(request.cloud, query_of(request).filters)
+    return {"network_ip_availabilities": found}
+
+
+@registry.route("GET", f"{VERSION}/network-ip-availabilities/{{network_id}}", policy=Policy.ADMIN)
+async def show_availability(request: ApiRequest) -> Any:
+    return {"network_ip_availability": await ip_availability.show(request.cloud, request.path["network_id"])}

@@ -27,6 +27,9 @@ class Limits(Struct, forbid_unknown_fields=True):
     security_group_rule: Limit | Maybe = UNSET
     tenant_id: Text | Maybe = UNSET
     project_id: Text | Maybe = UNSET
+    check_limit: bool | Maybe = UNSET
+    """Refuse a limit below what is used."""
+    force: bool | Maybe = UNSET
 
 
 class LimitsRequest(Struct, forbid_unknown_fields=True):
@@ -60,10 +63,12 @@ async def details_json(request: ApiRequest) -> Any:
 
 @registry.route("PUT", f"{VERSION}/quotas/{{project_id}}", policy=Policy.ADMIN, body=LimitsRequest)
 async def change(request: ApiRequest, body: LimitsRequest) -> Any:
-    limits: dict[str, int] = msgspec.to_builtins(body.quota)
-    limits.pop("tenant_id", None)
-    limits.pop("project_id", None)
-    return {"quota": await quotas.change(request.cloud, request.context, request.path["project_id"], limits)}
+    limits: dict[str, int] = {
+        name: limit for name, limit in msgspec.to_builtins(body.quota).items() if name in DEFAULTS
+    }
+    checked = body.quota.check_limit is True and body.quota.force is not True
+    project_id = request.path["project_id"]
+    return {"quota": await quotas.change(request.cloud, request.context, project_id, limits, checked=checked)}
 
 
 @registry.route("DELETE", f"{VERSION}/quotas/{{project_id}}", policy=Policy.ADMIN, status=204)

@@ -278,7 +278,7 @@ async def test_a_router_refuses_what_it_cannot_route(member: Caller, operator: C
     inner = await member.make("network")
     gateway = {"router": {"external_gateway_info": {"network_id": inner["id"]}}}
     await member.refused("PUT", f"/routers/{router['id']}", gateway, status=400)
-    routes = {"router": {"routes": [{"destination": "192.0.2.0/24", "nexthop": "10.9.0.77"}]}}
+    routes: Any = {"router": {"routes": [{"destination": "192.0.2.0/24", "nexthop": "10.9.0.77"}]}}
     after = (await member.ask("PUT", f"/routers/{router['id']}", routes))["router"]
     assert after["routes"] == [{"destination": "192.0.2.0/24", "nexthop": "10.9.0.77"}]
     routes["router"]["routes"][0]["nexthop"] = "172.16.0.1"
@@ -321,7 +321,7 @@ async def test_a_floating_ip_follows_its_port(member: Caller, other: Caller, wor
         status=409,
         kind="RouterInterfaceInUseByFloatingIP",
     )
-    gateway = {"router": {"external_gateway_info": {}}}
+    gateway: Any = {"router": {"external_gateway_info": {}}}
     await member.refused("PUT", f"/routers/{router['id']}", gateway, status=409)
     await other.refused("GET", path, status=404)
     await member.ask("DELETE", f"/ports/{port['id']}", status=204)
