@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
@@ -18,7 +19,7 @@ from openstack.exceptions import SDKException
 from running import RunningCloud, until
 
 ROUNDS = 20
-GUESTS_PER_ROUND = 3
+GUESTS_PER_ROUND = 4
 
 
 @pytest.mark.timeout(900)
@@ -31,16 +32,22 @@ def test_kill_at_random_moments_leaves_nothing_without_an_owner(make_cloud: Make
     admin = cloud.connect()
     flavor = admin.compute.find_flavor("m1.nano", ignore_missing=False)
     public = next(admin.network.networks(is_router_external=True))
+    admin.compute.update_quota_set(admin.current_project_id, instances=-1, cores=-1, ram=-1)
+    admin.network.update_quota(admin.current_project_id, floatingip=-1, port=-1)
     chance = random.Random(20101110)
+    interrupted: Counter[str] = Counter()
     for _ in range(ROUNDS):
         worker = threading.Thread(target=_work, args=(cloud, image.id, flavor.id, public.id, chance.random()))
         worker.start()
-        time.sleep(chance.uniform(0.02, 1.2))  # the moment of the crash is the test's input, not a wait
+        time.sleep(chance.uniform(0.1, 0.9))  # the moment of the crash is the test's input, not a wait
         cloud.kill()
+        interrupted.update(row["kind"] for row in _rows(cloud, "SELECT kind FROM operations WHERE state = 'running'"))
         worker.join(60)
         cloud.up()
         _settled(cloud)
         _nothing_without_owner(cloud)
+    assert interrupted["server.create"] >= 3, f"the crashes hit too little work to prove anything: {interrupted}"
+    assert interrupted["server.delete"] >= 1, f"the crashes hit too little work to prove anything: {interrupted}"
     _delete_everything(cloud)
     _settled(cloud)
     _nothing_without_owner(cloud)
