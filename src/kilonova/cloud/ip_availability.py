@@ -39,12 +39,11 @@ def _find(tx: Connection, filters: Mapping[str, Sequence[str]]) -> list[dict[str
             query = query.where(_COLUMNS[name.replace("tenant", "project")].in_(values))
         else:
             raise BadRequest(f"filter: '{name}' is not a field of the availability of addresses.")
-    used = dict[str, int](
-        tx.execute(select(addresses.c.subnet_id, func.count()).group_by(addresses.c.subnet_id)).tuples().all()
-    )
+    taken = select(addresses.c.subnet_id, func.count()).group_by(addresses.c.subnet_id)
+    used = {subnet_id: int(count) for subnet_id, count in tx.execute(taken)}
     length = allocation_pools.c.last_offset - allocation_pools.c.first_offset + 1
     pools = select(allocation_pools.c.subnet_id, func.sum(length)).group_by(allocation_pools.c.subnet_id)
-    total = {subnet_id: int(size) for subnet_id, size in tx.execute(pools).tuples()}
+    total = {subnet_id: int(size) for subnet_id, size in tx.execute(pools)}
     of_network: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in tx.execute(select(subnets).order_by(subnets.c.created_at)):
         if str(row.ip_version) in versions:

@@ -109,7 +109,7 @@ def operator(client: httpx.AsyncClient, token_of: Callable[..., str]) -> Caller:
 
 
 @pytest.fixture
-def woken(bus: LocalBus, network_host: str) -> Woken:
+async def woken(bus: LocalBus, network_host: str) -> Woken:
     woken = Woken()
 
     def listener(host: str) -> Callable[..., Any]:

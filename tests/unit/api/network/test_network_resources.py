@@ -80,7 +80,7 @@ async def test_what_an_administrator_decides_is_refused_to_others(member: Caller
     await member.refused("POST", "/networks", {"network": {"project_id": "p2"}}, status=403)
     network, _ = await make_subnet(member)
     for field, value in (("binding:host_id", "h"), ("device_owner", "network:dhcp")):
-        body = {"port": {"network_id": network["id"], field: value}}
+        body: Any = {"port": {"network_id": network["id"], field: value}}
         assert field in await member.refused("POST", "/ports", body, status=403)
     made = await operator.make("network", shared=True, **{"provider:network_type": "vlan"})
     assert made["shared"] is True
@@ -88,7 +88,7 @@ async def test_what_an_administrator_decides_is_refused_to_others(member: Caller
 
 async def test_network_types_to_come_are_refused_in_plain_words(operator: Caller) -> None:
     for kind in ("flat", "vxlan"):
-        body = {"network": {"provider:network_type": kind, "provider:physical_network": "physnet1"}}
+        body: Any = {"network": {"provider:network_type": kind, "provider:physical_network": "physnet1"}}
         assert "not supported yet" in await operator.refused("POST", "/networks", body, status=400)
     network = await operator.make("network")
     body = {"subnet": {"network_id": network["id"], "cidr": "2001:db8::/64", "ip_version": 6}}
