@@ -84,6 +84,17 @@ def test_admin_password_can_be_chosen_and_changed(make_cloud: MakeCloud) -> None
     assert cloud.connect(password="other words").authorize()
 
 
+def test_a_password_changed_through_the_api_survives_a_restart(make_cloud: MakeCloud) -> None:
+    cloud = make_cloud("simulate", "fake")
+    cloud.up("--admin-password", "first words")
+    user = cloud.connect()
+    body = {"user": {"password": "other words", "original_password": "first words"}}
+    assert user.identity.post(f"/users/{user.current_user_id}/password", json=body).status_code == 204
+    cloud.down()
+    cloud.up()
+    assert cloud.connect(password="other words").authorize()
+
+
 def test_a_second_up_on_the_same_directory_is_refused(simulated: RunningCloud) -> None:
     refused = simulated.up(check=False)
     assert refused.returncode == 1

@@ -86,7 +86,7 @@ def up(
     lock = state.lock()
     listener = bind(options.address, options.port)
     state.write_options(options)
-    password = admin_password or credentials.password(state) or secrets.token_urlsafe(15)
+    password = admin_password or (None if credentials.password(state) else secrets.token_urlsafe(15))
     ready = None
     if detach:
         ready = fork_away(state.log_dir / "output.log", _READY_WITHIN_S)
@@ -235,13 +235,12 @@ def service(names: tuple[str, ...], state_dir: Path) -> None:
     lock = state.lock()
     listens = bool(chosen & {Component.API, Component.OBJECTSTORE})
     listener = bind(options.address, options.port) if listens else None
-    password = credentials.password(state) or secrets.token_urlsafe(15)
     try:
         run(
             state,
             options,
             listener,
-            password,
+            None,
             lambda: click.echo(f"running: {', '.join(sorted(chosen))}"),
             frozenset(chosen),
         )

@@ -41,11 +41,13 @@ def run(
     state: StateDirectory,
     options: Options,
     listener: socket.socket | None,
-    password: str,
+    password: str | None,
     ready: Callable[[], None],
     components: frozenset[Component] = ALL,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Calls `ready` once the APIs answer.
+
+    A `password` that is given becomes the administrator's; none leaves it as it is.
 
     Raises the `KilonovaError` that kept it from starting; what had been started is stopped.
     """
@@ -58,7 +60,7 @@ async def _serve(
     state: StateDirectory,
     options: Options,
     listener: socket.socket | None,
-    password: str,
+    password: str | None,
     ready: Callable[[], None],
     components: frozenset[Component],
 ) -> None:
@@ -67,7 +69,8 @@ async def _serve(
 
     async def first_rows() -> None:
         await prepare(installation, options, password)
-        credentials.write(state, config.api, password)
+        if known := password or credentials.password(state):
+            credentials.write(state, config.api, known)
 
     try:
         await installation.start(listener, first_rows)

@@ -20,8 +20,8 @@ SANDBOX_GATEWAY = "203.0.113.1/24"
 """The outside namespace's address on the public bridge."""
 
 
-async def prepare(installation: Installation, options: Options, password: str) -> None:
-    """Write what is missing; `password` becomes the administrator's."""
+async def prepare(installation: Installation, options: Options, password: str | None) -> None:
+    """Write what is missing; a `password` that is given becomes the administrator's."""
     await installation.auth.bootstrap(password)
     await installation.store.write(ensure_defaults)
     if options.mode != "host":
