@@ -12,11 +12,10 @@ import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 from uuid import UUID
-
-import httpx
 
 from kilonova.compute.image_files import FORMATS, inspect_image
 from kilonova.errors import BadRequest, CommandFailed, KilonovaError, Unavailable
@@ -111,6 +110,8 @@ class ImageCache:
             temporary.unlink(missing_ok=True)
 
     async def _download(self, image: ImageSource, file: IO[bytes]) -> None:
+        import httpx  # a sixth of the start-up time, which is counted in milliseconds
+
         digest, expected = _digest(image)
         size_bytes = 0
 
@@ -125,7 +126,7 @@ class ImageCache:
                 httpx.AsyncClient(timeout=timeout, trust_env=False) as client,
                 client.stream("GET", url, headers={"X-Auth-Token": self._token()}) as response,
             ):
-                if response.status_code != httpx.codes.OK:
+                if response.status_code != HTTPStatus.OK:
                     raise _refused(image, response.status_code)
                 async for piece in response.aiter_bytes(PIECE_BYTES):
                     await asyncio.to_thread(store, piece)
@@ -147,7 +148,7 @@ def _digest(image: ImageSource) -> tuple[hashlib._Hash, str | None]:
 
 
 def _refused(image: ImageSource, status: int) -> KilonovaError:
-    if status in (httpx.codes.NOT_FOUND, httpx.codes.NO_CONTENT):
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.NO_CONTENT):
         return BadRequest(f"Image {image.id} has no data (any more); choose another.")
     return Unavailable(f"The image service answered {status} for the data of image {image.id}.")
 
