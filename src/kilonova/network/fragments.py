@@ -25,6 +25,7 @@ from kilonova.network.plan import (
     PortPlan,
     RouterPlan,
     ServicePlan,
+    Uplink,
     guest_end_name,
 )
 
@@ -81,6 +82,8 @@ def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
         owner, namespace = router.router_id, names.router(router.router_id)
         found[f"router {owner}"] = Fragment(owner, namespace, router_layout(router))
         found[f"router ports {owner}"] = Fragment(owner, names.switch, router_ports_layout(router, namespace))
+    for uplink in plan.uplinks:
+        found[f"uplink {uplink.device}"] = Fragment(uplink.device, names.switch, uplink_layout(uplink))
     if plan.outside is not None:
         found["outside"] = Fragment("", names.outside, outside_layout(plan.outside))
         found["outside port"] = Fragment("", names.switch, outside_port_layout(plan.outside, names.outside))
@@ -259,6 +262,12 @@ def router_layout(plan: RouterPlan) -> Layout:
         elements[ElementKey(rules.FIXED, fixed)] = public
     base = _router_rules()
     return Layout(links, frozenset(routes), base.sets, {**base.chains, **chains}, elements)
+
+
+def uplink_layout(plan: Uplink) -> Layout:
+    """It carries no owner's mark: it is never removed, only let go."""
+    link = Link("other", 0, master=plan.bridge)
+    return Layout(links={plan.device: link}, elements={ElementKey(rules.TRUSTED, _quoted(plan.device)): ""})
 
 
 def outside_port_layout(plan: OutsidePlan, namespace: str) -> Layout:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -38,7 +38,10 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True)
 class Link:
-    """A link by name. What only its making needs (peer, tag) is not compared."""
+    """A link by name. What only its making needs (peer, tag) is not compared.
+
+    Kind `other` is a NIC of the machine: only that it is up and its master are this cloud's to say.
+    """
 
     kind: Kind
     mtu: int
@@ -197,20 +200,18 @@ def _link_changes(
             added.append((name, link))
         elif there is link:
             continue
+        elif link.kind == "other":
+            after = replace(there, up=link.up, master=link.master)
+            if there != after:
+                changed.append(LinkChange(name, there, after))
         elif there.kind != link.kind:
             removed.append(name)
             added.append((name, link))
-        elif there != (link if link.mac else _with_mac(link, there.mac)):
+        elif there != (link if link.mac else replace(link, mac=there.mac)):
             changed.append(LinkChange(name, there, link))
     order = {"bridge": 0, "vlan": 1}
     added.sort(key=lambda item: order.get(item[1].kind, 2))
     return removed, added, changed
-
-
-def _with_mac(link: Link, mac: str) -> Link:
-    return Link(
-        link.kind, link.mtu, link.owner, link.up, mac, link.master, link.addresses, link.filtered, link.peer, link.tag
-    )
 
 
 def _element_changes(

@@ -176,6 +176,13 @@ class OutsidePlan:
     mtu: int
 
 
+class Uplink(NamedTuple):
+    """A NIC of the machine that belongs into the switch namespace; no bridge: it is a trunk."""
+
+    device: str
+    bridge: str
+
+
 @dataclass(frozen=True)
 class HostPlan:
     bridges: Mapping[str, BridgePlan] = field(default_factory=dict)
@@ -183,6 +190,7 @@ class HostPlan:
     groups: Mapping[str, GroupPlan] = field(default_factory=dict)
     services: Mapping[str, ServicePlan] = field(default_factory=dict)
     routers: Mapping[str, RouterPlan] = field(default_factory=dict)
+    uplinks: tuple[Uplink, ...] = ()
     outside: OutsidePlan | None = None
     forget: tuple[ReleasedRow, ...] = ()
     released_pool_networks: tuple[str, ...] = ()
@@ -243,6 +251,7 @@ class _Planner:
             groups={group.group_id: group for group in self._groups()},
             services=services,
             routers={router.id: self._router(router) for router in self.rows.routers if router.admin_state_up},
+            uplinks=tuple(self._uplinks()),
             outside=self._outside(),
             forget=tuple(self.rows.released),
             released_pool_networks=tuple(self.rows.released_pool_networks),
@@ -274,6 +283,12 @@ class _Planner:
                     if subnet.enable_dhcp and subnet.service_address and ":" not in subnet.service_address
                 ),
             )
+
+    def _uplinks(self) -> Iterable[Uplink]:
+        if self.host.public_interface:
+            yield Uplink(self.host.public_interface, self.host.public_bridge)
+        for device in sorted(set(self.host.trunks.values())):
+            yield Uplink(device, "")
 
     def _outside(self) -> OutsidePlan | None:
         if not self.host.public_gateway:

@@ -136,6 +136,38 @@ async def test_refused_group_rule_leaves_the_other_groups_working(world: World) 
     assert pings(first.namespace, second.address)
 
 
+async def test_uplink_of_the_public_bridge_carries_floating_addresses(world: World) -> None:
+    public = await world.public_network()
+    world.inside(world.switch, "ip", "link", "add", "nic0", "type", "veth", "peer", "name", "nic1")
+    await world.restart_agent(replace(world.config, host=replace(world.config.host, public_interface="nic0")))
+    network = await world.network(public=public)
+    group = await world.group(network.project_id)
+    await world.rule(group, protocol="icmp")
+    guest = await world.guest(network, 3, [group])
+    floating = await world.floating_ip(public, 50, guest)
+    await world.look()
+    upstream = f"{world.config.host.prefix}-g-upstream"
+    world.guests.append(upstream)
+    namespaces.create(upstream, lambda: None)
+    world.inside(world.switch, "ip", "link", "set", "nic1", "netns", upstream)
+    world.inside(upstream, "ip", "link", "set", "nic1", "up")
+    world.inside(upstream, "ip", "addr", "add", "203.0.113.9/24", "dev", "nic1")
+
+    assert pings(upstream, floating)
+
+
+async def test_missing_uplink_is_named_and_breaks_nothing_else(world: World) -> None:
+    await world.restart_agent(replace(world.config, host=replace(world.config.host, public_interface="nosuchnic")))
+    network = await world.network()
+    guest = await world.port(network, 3)
+
+    answer = await world.call("look_again")
+
+    assert answer["failures"].keys() == {"nosuchnic"}
+    await world.wire(guest)
+    assert await world.dhcp(guest) == guest.address
+
+
 async def test_vlan_device_without_kernel_support_is_a_clear_error(world: World) -> None:
     network = await world.network()
     world.inside(world.switch, "ip", "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +124,17 @@ def test_outside_hangs_off_the_public_bridge() -> None:
 
     assert layouts["kn-outside"].links["eth0"].addresses == {"203.0.113.1/24"}
     assert layouts["kn-switch"].links["outside"].master == "br-public"
+
+
+def test_nic_of_the_machine_is_trusted_and_keeps_its_own_settings() -> None:
+    switch = by_namespace(plan(small().host_rows(), config(public_interface="eth0")))["kn-switch"]
+    there = Link("veth", 9000, up=False, mac="02:00:00:00:00:07")
+
+    (change,) = difference(Layout({"eth0": there}), Layout({"eth0": switch.links["eth0"]})).changed_links
+
+    assert ElementKey(rules.TRUSTED, '"eth0"') in switch.elements
+    assert change.after == replace(there, up=True, master="br-public")
+    assert not difference(Layout({"eth0": change.after}), Layout({"eth0": switch.links["eth0"]}))
 
 
 def test_vlan_device_is_a_trusted_port_of_its_bridge() -> None:

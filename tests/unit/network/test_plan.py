@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilonova.network.layout import VlanTag
-from kilonova.network.plan import AddressPair, Filter, Member, StaticRoute, link_local, plan, routing_domains, zones
+from kilonova.network.plan import (
+    AddressPair,
+    Filter,
+    Member,
+    StaticRoute,
+    Uplink,
+    link_local,
+    plan,
+    routing_domains,
+    zones,
+)
 from kilonova.network.rows import SERVICE_OWNER, AddressRow, FloatingRow, MemberRow, NetworkRow
 
 from .host_rows import HOST, Rows, config, mac, uid
@@ -195,6 +205,12 @@ def test_router_without_gateway_translates_nothing() -> None:
     rows.floating.append(FloatingRow(uid(8, 1), "203.0.113.50", "10.0.0.3", router_id, "DOWN"))
 
     assert plan(rows.host_rows(), config()).routers[router_id].floating == ()
+
+
+def test_nics_named_in_the_configuration_are_uplinks() -> None:
+    host = config(public_interface="eth0", trunks={"physnet1": "eth1", "physnet2": "eth1"})
+
+    assert plan(Rows().host_rows(), host).uplinks == (Uplink("eth0", "br-public"), Uplink("eth1", ""))
 
 
 def test_public_bridge_is_there_before_the_external_network_is() -> None:

@@ -53,7 +53,6 @@ class KernelHost:
 
     def __init__(self, config: Config) -> None:
         self._names = Names(config.host.prefix)
-        self._uplink = config.host.public_interface
         self._dnsmasq = Dnsmasq(config.state_dir / "network")
         self._switch: _Switch | None = None
         self._believed: dict[str, Fragment] | None = None
@@ -68,7 +67,7 @@ class KernelHost:
             self._switch = None
 
     def has_device(self, device: str) -> bool:
-        return self._open_switch().run(lambda switch: switch.links.exists(device))
+        return self._open_switch().run(_Switch.has_link, device)
 
     def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
         return {network_id: self._names.service(network_id) for network_id in plan.services}
@@ -88,6 +87,9 @@ class KernelHost:
         for name in sorted({item.namespace for item in wanted.values()}):
             if look or not namespaces.exists(name):
                 self._create(name, owners[name], failures)
+        for uplink in plan.uplinks:
+            with _catching(failures, uplink.device):
+                self._fetch(switch, uplink.device)
         flows = self._apply_switch(switch, plan, wanted, changes.get(self._names.switch), failures, done)
         for name, change in changes.items():
             if name == self._names.switch or not change:
@@ -144,6 +146,14 @@ class KernelHost:
         namespaces.create(name, lambda: _set_up(name))
         self._switch = _Switch(name)
         return self._switch
+
+    def _fetch(self, switch: _Switch, device: str) -> None:
+        """Move a NIC of the machine into the switch namespace; with the namespace's end the kernel gives it back."""
+        if switch.run(_Switch.has_link, device):
+            return
+        with Links() as links:
+            links.move(device, self._names.switch)
+        log.info("moved %s into %s", device, self._names.switch)
 
     def _create(self, name: str, owner: str, failures: _Failures) -> None:
         with _catching(failures, owner):
@@ -230,6 +240,9 @@ class _Switch:
     def inspect(self) -> Layout:
         return inspect_here(self.links, self.nft)
 
+    def has_link(self, name: str) -> bool:
+        return self.links.exists(name)
+
     def remove_link(self, name: str) -> None:
         self.links.remove(name)
 
@@ -242,12 +255,12 @@ class _Switch:
         with _catching(failures, _SWITCH_OWNER):
             self.links.remove_all(changes.removed_links)
         for name, link in changes.added_links:
-            with _catching(failures, link.owner):
+            with _catching(failures, link.owner or name):
                 self.links.add(name, link)
                 if link.peer is not None and not link.peer.namespace:
                     self.links.up(link.peer.device)
         for change in changes.changed_links:
-            with _catching(failures, change.after.owner):
+            with _catching(failures, change.after.owner or change.name):
                 self.links.change(change)
         return failures
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 from kilonova.errors import CommandFailed, NotSupported
-from kilonova.network.host import netlink
+from kilonova.network.host import namespaces, netlink
 from kilonova.network.host.netlink import attribute, nested, number, string, text, u8, u16, u32
 from kilonova.network.layout import Kind, Link, LinkChange, Route
 
@@ -68,8 +68,8 @@ class Links:
             _make_tap(name)
         elif link.kind == "vlan":
             self._add_vlan(name, link)
-        else:
-            raise CommandFailed(f"link {name}: this cloud makes no links of kind {link.kind}")
+        elif not self.exists(name):
+            raise CommandFailed(f"link {name}: there is no such device on this machine")
         self.change(LinkChange(name, Link(link.kind, 0, up=False), link))
 
     def change(self, change: LinkChange) -> None:
@@ -95,6 +95,15 @@ class Links:
             self._address(netlink.RTM_DELADDR, 0, name, address)
         for address in sorted(after.addresses - before.addresses):
             self._address(netlink.RTM_NEWADDR, netlink.F_CREATE | netlink.F_REPLACE, name, address)
+
+    def move(self, name: str, namespace: str) -> None:
+        """Give a link of this namespace to another one."""
+        descriptor = os.open(namespaces.path(namespace), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            body = _IFINFO.pack(0, 0, self.index(name), 0, 0) + u32(_NS_FD, descriptor)
+            self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name} to {namespace}")
+        finally:
+            os.close(descriptor)
 
     def remove(self, name: str) -> None:
         """Delete a link; one that is gone is passed over."""
@@ -163,8 +172,6 @@ class Links:
             peer.append(attribute(_ADDRESS, _mac_bytes(link.peer.mac)))
         descriptor = -1
         if link.peer.namespace:
-            from kilonova.network.host import namespaces
-
             descriptor = os.open(namespaces.path(link.peer.namespace), os.O_RDONLY | os.O_CLOEXEC)
             peer.append(u32(_NS_FD, descriptor))
         try:
