@@ -49,7 +49,7 @@ def imported(public_key: str, key_type: str) -> KeyMaterial:
     if key_type == "x509":
         try:
             certificate = x509.load_pem_x509_certificate(public_key.encode())
-        except ValueError:
+        except Exception:  # cryptography raises many kinds for what is no certificate
             raise BadRequest("Keypair data is invalid: failed to read the X.509 certificate") from None
         digest = hashlib.sha1(certificate.public_bytes(Encoding.DER), usedforsecurity=False).hexdigest()
         return KeyMaterial(public_key, _colons(digest))

@@ -26,6 +26,7 @@ from kilonova.store.schema import (
     instances,
     port_security_groups,
     ports,
+    security_group_rules,
     security_groups,
 )
 
@@ -132,7 +133,7 @@ def add_group(tx: Connection, context: Context, instance_id: str, name: str) -> 
         tx.execute(insert(port_security_groups), rows)
         _touch(tx, [values["port_id"] for values in rows])
     begin_action(tx, instance_id, "addSecurityGroup", context)
-    return [port.host for port in members]
+    return [*(port.host for port in members), *_hosts_naming(tx, group_id)]
 
 
 def remove_group(tx: Connection, context: Context, instance_id: str, name: str) -> Sequence[str]:
@@ -151,7 +152,7 @@ def remove_group(tx: Connection, context: Context, instance_id: str, name: str) 
         raise NotFound(f"Security group {name} not associated with the instance {instance_id}")
     _touch(tx, ids)
     begin_action(tx, instance_id, "removeSecurityGroup", context)
-    return [port.host for port in members]
+    return [*(port.host for port in members), *_hosts_naming(tx, group_id)]
 
 
 def _group(tx: Connection, project_id: str, name: str) -> str:
@@ -169,6 +170,20 @@ def _group(tx: Connection, project_id: str, name: str) -> str:
 def _ports(tx: Connection, instance_id: str, *, secured: bool = False) -> Sequence[Any]:
     query = select(ports.c.id, ports.c.host).where(ports.c.device_id == instance_id)
     return tx.execute(query.where(ports.c.port_security_enabled.is_(True)) if secured else query).all()
+
+
+def _hosts_naming(tx: Connection, group_id: str) -> Sequence[str]:
+    """The hosts of ports whose groups let members of this group in or out: the members have changed."""
+    query = (
+        select(ports.c.host)
+        .join(port_security_groups, port_security_groups.c.port_id == ports.c.id)
+        .join(
+            security_group_rules,
+            security_group_rules.c.security_group_id == port_security_groups.c.security_group_id,
+        )
+        .where(security_group_rules.c.remote_group_id == group_id)
+    )
+    return list(tx.execute(query.distinct()).scalars())
 
 
 def _touch(tx: Connection, port_ids: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from kilonova.store.schema import (
     instance_actions,
     instance_faults,
     instances,
+    networks,
     now,
     ports,
 )
@@ -27,9 +28,14 @@ def end_instance(tx: Connection, instance_id: str) -> list[str]:
     Floating IPs on its ports lose their association. Addresses are released, not freed: they are handed out again once
     every holder has forgotten them. Answers the hosts whose network agents have something to forget.
     """
-    query = select(ports.c.id, ports.c.host, ports.c.made_with_server).where(ports.c.device_id == instance_id)
-    hosts: set[str] = set()
+    query = (
+        select(ports.c.id, ports.c.host, ports.c.made_with_server, networks.c.host.label("network_host"))
+        .join(networks, networks.c.id == ports.c.network_id)
+        .where(ports.c.device_id == instance_id)
+    )
+    hosts: set[str | None] = set()
     for port in tx.execute(query).all():
+        hosts.add(port.network_host)
         if port.made_with_server:
             hosts.update(release_port(tx, port.id))
             continue

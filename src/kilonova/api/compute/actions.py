@@ -16,6 +16,7 @@ from kilonova.cloud import server_actions as use
 from kilonova.cloud.server_lists import get_instance
 from kilonova.errors import BadRequest, Forbidden, NotSupported
 
+MOST_LINES = 1_000_000
 Nothing = object
 
 
@@ -150,6 +151,6 @@ async def _console_output(request: ApiRequest, instance_id: str, console: Consol
             raise BadRequest(f"os-getConsoleOutput: length '{length}' is not an integer") from None
         if lines < -1:
             raise BadRequest(f"os-getConsoleOutput: length {lines} is out of range, -1 means all of it")
-        lines = None if lines == -1 else lines
+        lines = None if lines == -1 else min(lines, MOST_LINES)
     output = await use.console_output(request.cloud, request.context, instance_id, lines)
     return Response(msgspec.json.encode({"output": output}), media_type="application/json")

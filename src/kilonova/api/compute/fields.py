@@ -99,11 +99,11 @@ def moment(field: str, value: str | None) -> datetime | None:
         return None
     try:
         parsed = datetime.fromisoformat(re.sub(r" (\d\d:\d\d)$", r"+\1", value))
-    except ValueError:
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise BadRequest(
             f"Invalid input for query parameters {field}. Value: {value}. It is not a date-time."
         ) from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def page(request: ApiRequest, allowed_sort: Sequence[str] = (), *, default_direction: str = "desc") -> Page:

@@ -232,6 +232,8 @@ def _access_ip(name: str, value: str | UnsetType) -> str | None:
     if value is UNSET or value == "":
         return None
     try:
+        if "%" in value:
+            raise AddressValueError("a scope has no meaning here")
         return str(IPv4Address(value) if name == "accessIPv4" else IPv6Address(value))
     except (AddressValueError, ValueError):
         raise BadRequest(f"Invalid input for field/attribute {name}. Value: {value}. It is no such address.") from None
