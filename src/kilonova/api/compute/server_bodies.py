@@ -31,7 +31,7 @@ from kilonova.api.compute.microversions import Version
 from kilonova.api.routing import ApiRequest
 from kilonova.cloud.server_networks import NetworkChoice, Nic
 from kilonova.cloud.servers import NewServer
-from kilonova.errors import BadRequest, Forbidden, NotSupported
+from kilonova.errors import BadRequest, Forbidden
 
 MOST_USER_DATA = 65535
 DiskConfig = Literal["AUTO", "MANUAL"]
@@ -148,9 +148,9 @@ def _refuse_unsupported(server: ServerBody) -> None:
     if server.personality:
         raise BadRequest("personality: files cannot be injected into servers here: use user_data or metadata")
     if server.trusted_image_certificates not in (UNSET, None, []):
-        raise NotSupported("trusted_image_certificates: signatures of images are not validated by this cloud")
+        raise BadRequest("trusted_image_certificates: signatures of images are not validated by this cloud")
     if server.block_device_mapping:
-        raise NotSupported("block_device_mapping: servers boot from images here: give imageRef")
+        raise BadRequest("block_device_mapping: servers boot from images here: give imageRef")
 
 
 def _config_drive(server: ServerBody) -> bool:
@@ -167,7 +167,7 @@ def _image(server: ServerBody) -> str:
         source, destination = device.get("source_type"), device.get("destination_type", "local")
         index = str(device.get("boot_index", ""))
         if source != "image" or destination != "local" or index != "0":
-            raise NotSupported(
+            raise BadRequest(
                 f"block_device_mapping_v2: source_type {source} to destination_type {destination} is not supported: "
                 "only an image as the local boot disk is"
             )

@@ -137,7 +137,7 @@ async def test_an_action_that_makes_no_sense_is_refused_in_novas_words(member: C
         ({"personality": []}, 400, "personality"),
         ({"config_drive": "perhaps"}, 400, "config_drive"),
         ({"accessIPv4": "fe80::1"}, 400, "accessIPv4"),
-        ({"block_device_mapping_v2": [{"boot_index": 0, "source_type": "volume", "uuid": "x"}]}, 501, "volume"),
+        ({"block_device_mapping_v2": [{"boot_index": 0, "source_type": "volume", "uuid": "x"}]}, 400, "volume"),
     ],
 )
 async def test_a_refused_create_says_why_and_leaves_nothing(
