@@ -16,7 +16,6 @@ from kilonova.cloud.network_lists import (
     Document,
     Resource,
     as_bool,
-    get,
     get_own,
     owner_of,
     show,
@@ -276,8 +275,3 @@ def delete_network(tx: Connection, network: RowMapping) -> set[str]:
     tx.execute(delete(subnets).where(subnets.c.network_id == network_id))
     tx.execute(delete(networks).where(networks.c.id == network_id))
     return hosts
-
-
-def visible_network(tx: Connection, context: Context, network_id: str) -> RowMapping:
-    """A network the caller may see. Raises `NetworkNotFound`."""
-    return get(tx, NETWORKS, context, network_id)

@@ -30,7 +30,16 @@ from kilonova.network.macs import canonical_mac, chosen_mac
 from kilonova.network.ports import SERVICE_OWNERS, FixedIp, give_addresses, make_port, set_groups
 from kilonova.store import addresses as held
 from kilonova.store.ports import clear_floating, release_port
-from kilonova.store.schema import addresses, floating_ips, networks, port_security_groups, ports, security_groups
+from kilonova.store.schema import (
+    addresses,
+    floating_ips,
+    instances,
+    networks,
+    port_security_groups,
+    ports,
+    routers,
+    security_groups,
+)
 
 _PLAIN = {
     "name": "name",
@@ -170,6 +179,7 @@ def _create(tx: Connection, context: Context, fields: Mapping[str, Any]) -> Docu
     if network["external"] and not network["shared"] and network["project_id"] != owner and not context.is_admin:
         raise Forbidden(f"Ports on external network {network['id']} are made by an administrator.")
     _check_plain(fields)
+    _refuse_foreign_device(tx, context, owner, fields)
     secured = fields.get("port_security_enabled", network["port_security_enabled"])
     groups = fields.get("security_groups")
     if groups and not secured:
@@ -221,6 +231,17 @@ def _check_plain(fields: Mapping[str, Any]) -> None:
             raise BadRequest(f"extra_dhcp_opts: {dict(option)} is not an opt_name, opt_value and ip_version of 4 or 6.")
 
 
+def _refuse_foreign_device(tx: Connection, context: Context, owner: str, fields: Mapping[str, Any]) -> None:
+    """A port of one project cannot pose as an interface of another's server or router: metadata goes by it."""
+    device_id = fields.get("device_id")
+    if not device_id or context.is_admin:
+        return
+    for table in (instances, routers):
+        project = tx.execute(select(table.c.project_id).where(table.c.id == device_id)).scalar_one_or_none()
+        if project not in (None, owner):
+            raise Forbidden(f"device_id: {device_id} is not a device of this project.")
+
+
 def _wanted(items: Sequence[Mapping[str, Any]]) -> list[FixedIp]:
     wanted = [FixedIp(item.get("subnet_id"), item.get("ip_address")) for item in items]
     named = [item.address for item in wanted if item.address is not None]
@@ -268,6 +289,7 @@ def _change(tx: Connection, context: Context, port_id: str, fields: Mapping[str,
     network = tx.execute(select(networks).where(networks.c.id == row["network_id"])).mappings().one()
     _check_allowed(context, network, fields)
     _check_plain(fields)
+    _refuse_foreign_device(tx, context, row["project_id"], fields)
     before = show(tx, PORTS, context, port_id)
     hosts = _hosts(tx, before)
     values = {column: fields[name] for name, column in _PLAIN.items() if name in fields}

@@ -16,7 +16,7 @@ from kilonova.network.addresses import allocate, allocate_specific
 from kilonova.network.errors import InvalidIpForSubnet, NetworkNotFound
 from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import chosen_mac, new_mac
-from kilonova.store.schema import addresses, networks, port_security_groups, ports, subnets
+from kilonova.store.schema import networks, port_security_groups, ports, subnets
 
 DHCP = "network:dhcp"
 ROUTER_INTERFACE = "network:router_interface"
@@ -184,9 +184,3 @@ def _subnet_for(item: FixedIp, rows: Sequence[RowMapping], network_id: str) -> R
         if address.version == network.version and address in network:
             return row
     raise InvalidIpForSubnet(f"fixed_ips: IP address {address} is not in any subnet of network {network_id}.")
-
-
-def fixed_ips_of(tx: Connection, port_id: str) -> tuple[FixedIp, ...]:
-    """The addresses a port has."""
-    query = select(addresses.c.subnet_id, addresses.c.address).where(addresses.c.port_id == port_id)
-    return tuple(FixedIp(row.subnet_id, row.address) for row in tx.execute(query.order_by(addresses.c.subnet_id)))

@@ -10,7 +10,6 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 from kilonova.ids import SubnetId, new_id
 from kilonova.network.addresses import default_ranges, define_pools
 from kilonova.network.ports import DHCP, FixedIp, make_port
-from kilonova.store.addresses import release
 from kilonova.store.ports import release_port
 from kilonova.store.schema import addresses, networks, ports, subnets
 
@@ -73,12 +72,6 @@ def remove_service_address(tx: Connection, subnet_id: str) -> None:
     for port_id in tx.execute(query).scalars().all():
         release_port(tx, port_id)
     tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=None))
-
-
-def release_in_subnet(tx: Connection, subnet_id: str, port: RowMapping) -> None:
-    """Take a port's addresses of one subnet away."""
-    query = select(addresses.c.address).where(addresses.c.subnet_id == subnet_id, addresses.c.port_id == port["id"])
-    release(tx, port["id"], mac=port["mac"], host=port["host"], only=list(tx.execute(query).scalars()))
 
 
 def network_row(tx: Connection, network_id: str) -> RowMapping:

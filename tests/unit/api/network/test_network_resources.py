@@ -123,6 +123,16 @@ async def test_another_project_sees_and_touches_nothing(member: Caller, other: C
     await other.refused("POST", "/ports", body, status=404, kind="NetworkNotFound")
 
 
+async def test_a_port_does_not_pose_as_another_projects_device(member: Caller, other: Caller) -> None:
+    router = await other.make("router")
+    network = await member.make("network")
+    body = {"port": {"network_id": network["id"], "device_id": router["id"]}}
+    assert "device_id" in await member.refused("POST", "/ports", body, status=403)
+    port = await member.make("port", network_id=network["id"], device_id="a machine of its own")
+    change = {"port": {"device_id": router["id"]}}
+    await member.refused("PUT", f"/ports/{port['id']}", change, status=403)
+
+
 async def test_a_shared_network_is_used_but_not_changed_by_others(member: Caller, operator: Caller) -> None:
     network, subnet = await make_subnet(operator)
     await operator.ask("PUT", f"/networks/{network['id']}", {"network": {"shared": True}})
