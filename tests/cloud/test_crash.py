@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import MakeCloud
+from keystoneauth1.exceptions import ClientException
 from openstack.connection import Connection
 from openstack.exceptions import SDKException
 from running import RunningCloud, until
@@ -36,18 +37,21 @@ def test_kill_at_random_moments_leaves_nothing_without_an_owner(make_cloud: Make
     admin.network.update_quota(admin.current_project_id, floatingip=-1, port=-1)
     chance = random.Random(20101110)
     interrupted: Counter[str] = Counter()
-    for _ in range(ROUNDS):
-        worker = threading.Thread(target=_work, args=(cloud, image.id, flavor.id, public.id, chance.random()))
+    rounds = 0
+    while rounds < ROUNDS or interrupted["server.create"] < 3 or interrupted["server.delete"] < 1:
+        rounds += 1
+        assert rounds <= 3 * ROUNDS, f"the crashes hit too little work to prove anything: {interrupted}"
+        begun = threading.Event()
+        worker = threading.Thread(target=_work, args=(cloud, image.id, flavor.id, public.id, chance.random(), begun))
         worker.start()
-        time.sleep(chance.uniform(0.1, 0.9))  # the moment of the crash is the test's input, not a wait
+        assert begun.wait(20)
+        time.sleep(chance.uniform(0.0, 0.5))  # the moment of the crash is the test's input, not a wait
         cloud.kill()
         interrupted.update(row["kind"] for row in _rows(cloud, "SELECT kind FROM operations WHERE state = 'running'"))
         worker.join(60)
         cloud.up()
         _settled(cloud)
         _nothing_without_owner(cloud)
-    assert interrupted["server.create"] >= 3, f"the crashes hit too little work to prove anything: {interrupted}"
-    assert interrupted["server.delete"] >= 1, f"the crashes hit too little work to prove anything: {interrupted}"
     _delete_everything(cloud)
     _settled(cloud)
     _nothing_without_owner(cloud)
@@ -55,11 +59,13 @@ def test_kill_at_random_moments_leaves_nothing_without_an_owner(make_cloud: Make
     assert _rows(cloud, "SELECT count(*) AS n FROM addresses WHERE released_at IS NOT NULL")[0]["n"] == 0
 
 
-def _work(cloud: RunningCloud, image: str, flavor: str, public: str, seed: float) -> None:
+def _work(cloud: RunningCloud, image: str, flavor: str, public: str, seed: float, begun: threading.Event) -> None:
     """What users do; ends when the cloud is killed under it."""
     chance = random.Random(seed)
-    with suppress(SDKException, OSError):
+    with suppress(SDKException, ClientException):
         user = cloud.connect()
+        user.authorize()
+        begun.set()
         for server in list(user.compute.servers())[: chance.randint(0, GUESTS_PER_ROUND)]:
             user.compute.delete_server(server)
         for address in list(user.network.ips())[: chance.randint(0, 2)]:
@@ -82,9 +88,18 @@ def _rows(cloud: RunningCloud, query: str) -> list[dict[str, Any]]:
 def _settled(cloud: RunningCloud) -> None:
     """No operation runs any more, nothing released is unforgotten; by itself, within the operations' deadlines."""
     pending = "SELECT id, kind, step FROM operations WHERE state = 'running'"
-    held = "SELECT address FROM addresses WHERE released_at IS NOT NULL"
-    until("operations ended", lambda: not _rows(cloud, pending), 60)
-    until("released addresses forgotten", lambda: not _rows(cloud, held), 60)
+    held = "SELECT * FROM addresses WHERE released_at IS NOT NULL"
+    _until_no(cloud, "operations running", pending)
+    _until_no(cloud, "released addresses", held)
+
+
+def _until_no(cloud: RunningCloud, what: str, query: str) -> None:
+    """Wait until a query finds nothing; else say what it finds and what the log says last."""
+    give_up = time.monotonic() + 60
+    while left := _rows(cloud, query):
+        log = (cloud.state_dir / "logs" / "kilonova.log").read_text()
+        assert time.monotonic() < give_up, f"still {what} after 60 s: {left}\n{log[-6000:]}"
+        time.sleep(0.05)
 
 
 def _nothing_without_owner(cloud: RunningCloud) -> None:
