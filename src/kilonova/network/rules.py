@@ -6,7 +6,7 @@ groups and floating IPs is an element of a set or a chain of a group; the rules 
 
 from __future__ import annotations
 
-from kilonova.network.layout import Chain, ElementKey, Layout, SetKey
+from kilonova.network.layout import Chain, Layout, SetKey
 
 PREFIX = "kn_"
 """Begins the name of every nft table of this cloud."""
@@ -144,7 +144,7 @@ def switch_rules() -> Layout:
             hook="type filter hook forward priority filter; policy drop;",
         ),
     }
-    return Layout(sets=sets, chains=chains, elements={ElementKey(TRUSTED, f'"{OUTSIDE_DEVICE}"'): ""})
+    return Layout(sets=sets, chains=chains)
 
 
 def router_rules() -> Layout:

@@ -138,6 +138,8 @@ class Links:
         self._route(netlink.RTM_NEWROUTE, netlink.F_CREATE | netlink.F_REPLACE, route)
 
     def remove_route(self, route: Route) -> None:
+        if not self.exists(route.device):
+            return  # it went with its link
         try:
             self._route(netlink.RTM_DELROUTE, 0, route)
         except netlink.NetlinkError as error:
