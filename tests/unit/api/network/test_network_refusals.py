@@ -198,7 +198,8 @@ async def test_networks_are_found_by_their_segment_and_subnets(operator: Caller)
     for query in queries:
         found = (await operator.ask("GET", "/networks", **query))["networks"]
         assert [item["id"] for item in found] == [network["id"]]
-    assert (await operator.ask("GET", "/networks", **{"provider:network_type": "vxlan"}))["networks"] == []
+    other: dict[str, Any] = {"provider:network_type": "vxlan"}
+    assert (await operator.ask("GET", "/networks", **other))["networks"] == []
     body = {"network": {"provider:segmentation_id": 7}}
     await operator.refused("PUT", f"/networks/{network['id']}", body, status=400)
     await operator.refused("POST", "/networks", body, status=400)
