@@ -62,6 +62,8 @@ class Links:
             call = int(link.filtered)
             info = (u32(_BRIDGE_DELAY, 0), u8(_BRIDGE_SNOOPING, 0), u8(_BRIDGE_CALL4, call), u8(_BRIDGE_CALL6, call))
             self._new(name, link, "bridge", nested(_INFO_DATA, *info))
+            # Only an MTU that was really changed is kept: else the bridge follows the smallest of its ports.
+            self.change(LinkChange(name, Link("bridge", 0, up=False), Link("bridge", link.mtu - 1, up=False)))
         elif link.kind == "veth":
             self._add_veth(name, link)
         elif link.kind == "tap":
