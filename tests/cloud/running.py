@@ -83,7 +83,7 @@ class RunningCloud:
         return found
 
     def kilonova(self, *args: str, check: bool = True, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
-        return _run([str(PROGRAMS / "kilonova"), *args], self.environment, check, timeout_s)
+        return run_program([str(PROGRAMS / "kilonova"), *args], self.environment, check, timeout_s)
 
     def openstack(
         self, *args: str, check: bool = True, as_user: tuple[str, str, str] | None = None
@@ -92,7 +92,7 @@ class RunningCloud:
         environment = {**self.environment, **self.credentials()}
         if as_user:
             environment.update(OS_USERNAME=as_user[0], OS_PASSWORD=as_user[1], OS_PROJECT_NAME=as_user[2])
-        return _run([str(PROGRAMS / "openstack"), *args], environment, check, 120)
+        return run_program([str(PROGRAMS / "openstack"), *args], environment, check, 120)
 
     def openstack_json(self, *args: str, as_user: tuple[str, str, str] | None = None) -> Any:
         return json.loads(self.openstack(*args, "-f", "json", as_user=as_user).stdout)
@@ -146,7 +146,7 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _run(
+def run_program(
     argv: list[str], environment: dict[str, str], check: bool, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
