@@ -11,10 +11,10 @@ SOURCES := src tests bench tools/demo tools/build-image
 RUFF := $(BIN)/ruff
 PYTEST := $(BIN)/pytest -q
 # Pure code, held to a coverage of 95 %.
-PURE := kilonova.network.addresses kilonova.network.plan kilonova.network.group_rules kilonova.network.layout \
-	kilonova.scheduler kilonova.auth
+PURE := $(addprefix kilonova.,auth scheduler network.addresses network.dnsmasq_files network.flows network.fragments \
+	network.group_rules network.layout network.plan network.rules)
 
-.PHONY: help demo down test check format packages venv image lock openapi clean unit host cloud
+.PHONY: help demo down test check lint format packages venv image lock openapi clean unit host cloud
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,21 +25,22 @@ demo: packages venv image  ## install what is needed, bring up a cloud, boot gue
 down:  ## remove the demo's cloud, every trace of it
 	@if [ -x $(BIN)/kilonova ]; then $(SUDO) $(BIN)/kilonova down --purge --state-dir $(DEMO_STATE); fi
 
-test: packages venv image check  ## everything the tests need, then every tier
-	@echo "== coverage of pure code"
+test: packages venv image lint  ## everything the tests need, then every tier
+	@echo "== tier unit: no root; coverage of pure code"
 	$(PYTEST) tests/unit $(addprefix --cov=,$(PURE)) --cov-report=term:skip-covered --cov-fail-under=95
 	@echo "== tier host: namespaces, drivers, the data plane"
 	$(SUDO) $(PYTEST) --durations=5 tests/host
 	@echo "== tier cloud: real clients against running clouds"
 	$(SUDO) $(PYTEST) --durations=5 tests/cloud
 
-check: venv  ## format, lint, types, import rules, unit tests; under a minute
+check: lint unit  ## format, lint, types, import rules, unit tests; under a minute
+
+lint: venv  ## format, lint, types, import rules
 	$(RUFF) format --check $(SOURCES)
 	$(RUFF) check $(SOURCES)
 	$(BIN)/mypy
 	@mkdir -p build
 	@$(BIN)/lint-imports --no-logo >build/imports.txt || { cat build/imports.txt; exit 1; }
-	$(PYTEST) tests/unit
 
 format: venv  ## format and mend what can be mended
 	$(RUFF) check --fix-only -q $(SOURCES)
