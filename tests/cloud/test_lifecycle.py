@@ -22,8 +22,8 @@ def test_a_simulated_cloud_needs_no_root_and_answers_when_up_returns(make_cloud:
     assert {service["kind"] for service in status["services"]} >= {"network", "compute"}
 
 
-def test_credentials_are_readable_by_their_owner_only(simulated: RunningCloud) -> None:
-    for name in ("openrc", "clouds.yaml"):
+def test_secrets_are_readable_by_their_owner_only(simulated: RunningCloud) -> None:
+    for name in ("openrc", "clouds.yaml", "kilonova.sqlite", "kilonova.sqlite-wal", "kilonova.sqlite-shm"):
         mode = stat.S_IMODE((simulated.state_dir / name).stat().st_mode)
         assert mode == 0o600, f"{name} has mode {mode:o}"
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import os
 import random
 import sqlite3
 import threading
@@ -64,6 +65,9 @@ class Store:
     async def open(self) -> None:
         """Create or upgrade the schema. Raises `Unavailable` for a database newer than this program."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Signing keys and password hashes are in it; SQLite gives its companion files the same mode.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._path.chmod(0o600)
         prepare = functools.partial(self._retrying, migration.prepare, self._writer, self.url)
         await asyncio.get_running_loop().run_in_executor(self._write_thread, prepare)
 
