@@ -37,37 +37,10 @@ from kilonova.network.errors import (
     SecurityGroupRuleExists,
     SecurityGroupRuleNotFound,
 )
+from kilonova.network.group_rules import PROTOCOL_NUMBERS
 from kilonova.network.groups import DEFAULT_NAME, ensure_default_group, insert_group
+from kilonova.network.texts import plain_network
 from kilonova.store.schema import port_security_groups, security_group_rules, security_groups
-
-PROTOCOLS = {
-    "ah": 51,
-    "dccp": 33,
-    "egp": 8,
-    "esp": 50,
-    "gre": 47,
-    "hopopt": 0,
-    "icmp": 1,
-    "icmpv6": 58,
-    "igmp": 2,
-    "ip": 0,
-    "ipip": 4,
-    "ipv6-encap": 41,
-    "ipv6-frag": 44,
-    "ipv6-icmp": 58,
-    "ipv6-nonxt": 59,
-    "ipv6-opts": 60,
-    "ipv6-route": 43,
-    "ospf": 89,
-    "pgm": 113,
-    "rsvp": 46,
-    "sctp": 132,
-    "tcp": 6,
-    "udp": 17,
-    "udplite": 136,
-    "vrrp": 112,
-}
-"""Names that clients may use for a protocol number (IANA; the network API's list)."""
 
 _WITH_PORTS = {"tcp", "udp", "sctp", "dccp", "udplite"}
 _ICMP = {"icmp", "icmpv6", "ipv6-icmp"}
@@ -296,7 +269,7 @@ def _checked_rule(fields: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRequest("Only remote_ip_prefix or remote_group_id may be provided.")
     if prefix is not None:
         try:
-            network = ip_network(prefix, strict=False)
+            network = plain_network(prefix)
         except ValueError:
             raise InvalidInput(f"Invalid input for remote_ip_prefix. Reason: '{prefix}' is not a valid CIDR.") from None
         if f"IPv{network.version}" != ethertype:
@@ -318,13 +291,14 @@ def _checked_protocol(protocol: object, ethertype: str) -> str | None:
     if protocol is None or protocol in {"", "any"}:
         return None
     text = str(protocol).lower()
-    if text in PROTOCOLS:
+    if text in PROTOCOL_NUMBERS:
         if text in _ONLY_IPV6 and ethertype != "IPv6":
             raise BadRequest(f"Invalid ethertype {ethertype} for protocol {text}.")
         return text
     if not (text.isascii() and text.isdigit()) or int(text) > 255:
         raise BadRequest(
-            f"Security group rule protocol {protocol} not supported. Only protocol values {sorted(PROTOCOLS)} and "
+            f"Security group rule protocol {protocol} not supported. "
+            f"Only protocol values {sorted(PROTOCOL_NUMBERS)} and "
             "integer representations [0 to 255] are supported."
         )
     return str(int(text))
@@ -333,9 +307,9 @@ def _checked_protocol(protocol: object, ethertype: str) -> str | None:
 def _checked_ports(protocol: str | None, least: int | None, most: int | None) -> tuple[int | None, int | None]:
     if least is None and most is None:
         return None, None
-    number = None if protocol is None else PROTOCOLS.get(protocol, int(protocol) if protocol.isdigit() else 0)
+    number = None if protocol is None else PROTOCOL_NUMBERS.get(protocol, int(protocol) if protocol.isdigit() else 0)
     name = "" if number is None else str(number)
-    if number in {PROTOCOLS[p] for p in _ICMP}:
+    if number in {PROTOCOL_NUMBERS[p] for p in _ICMP}:
         for field, value in (("type", least), ("code", most)):
             if value is not None and not 0 <= value <= 255:
                 raise BadRequest(f"Invalid value for ICMP {field}: {value} is not between 0 and 255.")
@@ -344,7 +318,7 @@ def _checked_ports(protocol: str | None, least: int | None, most: int | None) ->
                 f"ICMP code (port-range-max) {most} is provided but ICMP type (port-range-min) is missing."
             )
         return least, most
-    if number not in {PROTOCOLS[p] for p in _WITH_PORTS}:
+    if number not in {PROTOCOL_NUMBERS[p] for p in _WITH_PORTS}:
         what = "no protocol" if protocol is None else f"protocol {protocol or name}"
         raise BadRequest(f"port_range_min and port_range_max need a protocol with ports (tcp, udp, ...), not {what}.")
     if least is None or most is None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Literal
+
+from kilonova.network.texts import plain_network
 
 PROTOCOL_NUMBERS = {
     "ah": 51,
@@ -18,9 +19,11 @@ PROTOCOL_NUMBERS = {
     "egp": 8,
     "esp": 50,
     "gre": 47,
+    "hopopt": 0,
     "icmp": 1,
     "icmpv6": 58,
     "igmp": 2,
+    "ip": 0,
     "ipip": 4,
     "ipv6-encap": 41,
     "ipv6-frag": 44,
@@ -37,6 +40,7 @@ PROTOCOL_NUMBERS = {
     "udplite": 136,
     "vrrp": 112,
 }
+"""Names that clients may use for a protocol number (IANA; the network API's list)."""
 WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 ICMP, ICMPV6 = 1, 58
 ALLOW_IN, ALLOW_OUT = "accept", "goto sg_ingress"
@@ -104,7 +108,7 @@ def _remote(rule: GroupRule) -> str | None:
     if rule.remote_group_id:
         words.append(f"{interface} . {family} {side} @{members_name(rule.remote_group_id, version)}")
     if rule.remote_cidr:
-        network = ip_network(rule.remote_cidr, strict=False)
+        network = plain_network(rule.remote_cidr)
         if network.version != version:
             return None
         if network.prefixlen:
