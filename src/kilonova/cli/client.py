@@ -26,7 +26,7 @@ def state_dir_option(command: F) -> F:
         type=click.Path(path_type=Path, file_okay=False),
         default=default_state_dir,
         envvar="KILONOVA_STATE_DIR",
-        show_default="/var/lib/kilonova, or ~/.local/state/kilonova without root",
+        show_default="$KILONOVA_STATE_DIR, else /var/lib/kilonova, or ~/.local/state/kilonova without root",
         help="Where the cloud keeps its state.",
     )(command)
 

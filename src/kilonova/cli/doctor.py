@@ -14,7 +14,7 @@ from kilonova.cli.output import json_option, show_json
 _SIGNS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 
 
-@click.command(epilog=example("sudo kilonova doctor"))
+@click.command(short_help="Say what this machine lacks, and what to do.", epilog=example("sudo kilonova doctor"))
 @state_dir_option
 @json_option
 def doctor(state_dir: Path, as_json: bool) -> None:

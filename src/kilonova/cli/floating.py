@@ -16,16 +16,16 @@ _PATH = "/kilonova/floating-ranges"
 
 @click.group(cls=PrefixGroup, epilog=example("kilonova floating list"))
 def floating() -> None:
-    """Fill and look at the ranges of floating addresses."""
+    """Add, list and remove ranges of floating addresses."""
 
 
-@floating.command(epilog=example("kilonova floating create host1 203.0.113.0/24"))
+@floating.command(epilog=example("kilonova floating create host1 198.51.100.0/24"))
 @click.argument("host")
 @click.argument("cidr", metavar="RANGE")
 @state_dir_option
 @json_option
 def create(host: str, cidr: str, state_dir: Path, as_json: bool) -> None:
-    """Give the network host HOST a RANGE (CIDR) of floating addresses."""
+    """Give the network host HOST a RANGE (CIDR) of floating addresses. The first one makes the network `public`."""
     body = {"floating_range": {"host": host, "cidr": cidr}}
     made = Client.from_environment(state_dir).request("POST", "network", _PATH, body)["floating_range"]
     if as_json:
@@ -34,13 +34,17 @@ def create(host: str, cidr: str, state_dir: Path, as_json: bool) -> None:
         click.echo(f"{made['cidr']} on {made['host']}: {made['size']} addresses")
 
 
-@floating.command(epilog=example("kilonova floating delete 203.0.113.0/24"))
+@floating.command(epilog=example("kilonova floating delete 198.51.100.0/24"))
 @click.argument("cidr", metavar="RANGE")
 @state_dir_option
-def delete(cidr: str, state_dir: Path) -> None:
-    """Take a RANGE away, whole; refused while one of its addresses is in use."""
+@json_option
+def delete(cidr: str, state_dir: Path, as_json: bool) -> None:
+    """Take a RANGE away, whole. Refused while one of its addresses is in use."""
     Client.from_environment(state_dir).request("DELETE", "network", f"{_PATH}/{quote(cidr, safe='')}")
-    click.echo(f"{cidr} deleted")
+    if as_json:
+        show_json({"deleted": cidr})
+    else:
+        click.echo(f"{cidr} deleted")
 
 
 @floating.command("list", epilog=example("kilonova floating list --json"))

@@ -41,25 +41,51 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     return pairs
 
 
-@click.command(epilog=example("sudo kilonova up --sandbox --detach"))
-@click.option("--sandbox", "mode", flag_value="sandbox", help="A closed little world in namespaces, gone after `down`.")
-@click.option("--simulate", "mode", flag_value="simulate", help="No root, no kernel, no guests: the control plane.")
-@click.option("--driver", type=click.Choice(["qemu", "namespace", "fake"]), help="What guests are. Default: qemu.")
+@click.command(short_help="Start a cloud, or resume one.", epilog=example("sudo kilonova up --sandbox --detach"))
+@click.option(
+    "--sandbox",
+    "mode",
+    flag_value="sandbox",
+    help="A closed little world in namespaces, with a pool of networks and floating addresses.",
+)
+@click.option(
+    "--simulate", "mode", flag_value="simulate", help="The control plane alone: no root, no kernel, no guests."
+)
+@click.option(
+    "--driver",
+    type=click.Choice(["qemu", "namespace", "fake"]),
+    help="What guests are. Default: qemu; with --simulate: fake.",
+)
 @state_dir_option
 @click.option(
     "--listen",
     callback=_address,
     envvar="KILONOVA_LISTEN",
     metavar="ADDR:PORT",
-    help="Of all APIs. Default: 127.0.0.1:8770.",
+    help="Where all APIs answer. Default: $KILONOVA_LISTEN, else 127.0.0.1:8770.",
 )
-@click.option("--admin-password", envvar="KILONOVA_ADMIN_PASSWORD", help="Of the user admin; else it is made up.")
-@click.option("--host-name", help="This host's name in the cloud. Default: host1.")
-@click.option("--acceleration", type=click.Choice(["auto", "kvm", "tcg"]), help="Default: kvm if a probe proves it.")
 @click.option(
-    "--trunk", callback=_pairs, multiple=True, metavar="PHYSNET=DEVICE", help="Carries a network's VLAN tags."
+    "--admin-password",
+    envvar="KILONOVA_ADMIN_PASSWORD",
+    help="Password of the user admin. Default: made at the first start, kept in `openrc`.",
 )
-@click.option("--detach", is_flag=True, help="Go to the background once ready.")
+@click.option("--host-name", help="This host's name in the cloud. Default: host1.")
+@click.option(
+    "--acceleration",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    help="How QEMU runs guests. Default: auto, KVM where a probe proves it.",
+)
+@click.option(
+    "--trunk",
+    callback=_pairs,
+    multiple=True,
+    metavar="PHYSNET=DEVICE",
+    help="The NIC that carries the VLANs of a physical network; may be repeated.",
+)
+@click.option(
+    "--detach", is_flag=True, help="Go to the background once ready; else stay until Ctrl-C or `kilonova down`."
+)
+@json_option
 def up(
     mode: str | None,
     driver: str | None,
@@ -70,6 +96,7 @@ def up(
     acceleration: str | None,
     trunk: dict[str, str],
     detach: bool,
+    as_json: bool,
 ) -> None:
     """Start the whole cloud in one process, or resume the one in the state directory.
 
@@ -91,14 +118,14 @@ def up(
     if detach:
         ready = fork_away(state.log_dir / "output.log", _READY_WITHIN_S)
         if ready is None:
-            _say_ready(state, options)
+            _say_ready(state, options, as_json)
             return
     from kilonova.service.embedded import run
 
     def now_ready() -> None:
         report(ready, None)
         if ready is None:
-            _say_ready(state, options)
+            _say_ready(state, options, as_json)
 
     try:
         run(state, options, listener, password, now_ready)
@@ -144,13 +171,17 @@ def _options(
     )
 
 
-def _say_ready(state: StateDirectory, options: Options) -> None:
+def _say_ready(state: StateDirectory, options: Options, as_json: bool) -> None:
+    if as_json:
+        url = f"http://{options.address}:{options.port}"
+        show_json({"url": url, "mode": options.mode, "driver": options.driver, "openrc": str(state.openrc)})
+        return
     click.echo(f"Kilonova is up at http://{options.address}:{options.port} ({options.mode}, driver {options.driver})")
     click.echo(f"  source {state.openrc}")
     click.echo("  openstack server list")
 
 
-@click.command(epilog=example("sudo kilonova down"))
+@click.command(short_help="End a cloud and remove what it made in the kernel.", epilog=example("sudo kilonova down"))
 @state_dir_option
 @click.option("--keep-guests", is_flag=True, help="End the process only: guests and networks go on without it.")
 @click.option("--purge", is_flag=True, help="Remove the state directory too: servers, images, passwords, everything.")
@@ -182,7 +213,7 @@ def down(state_dir: Path, keep_guests: bool, purge: bool, as_json: bool) -> None
         click.echo(f"{state.path}: {ended}, {len(removed)} kernel objects removed{', state removed' if purge else ''}")
 
 
-@click.command(epilog=example("kilonova status"))
+@click.command(short_help="Say what runs.", epilog=example("kilonova status"))
 @state_dir_option
 @json_option
 def status(state_dir: Path, as_json: bool) -> None:
@@ -208,14 +239,15 @@ def status(state_dir: Path, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command(epilog=example("sudo kilonova service network compute"))
-@click.argument("names", nargs=-1, required=True)
+@click.command(short_help="Run some components only.", epilog=example("sudo kilonova service network compute"))
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @state_dir_option
-def service(names: tuple[str, ...], state_dir: Path) -> None:
-    """Run some components of an installation in this process: api, scheduler, network, compute, objectstore.
+@json_option
+def service(names: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
+    """Run some components in this process: api, scheduler, network, compute, objectstore.
 
-    They serve the cloud of the state directory, which `kilonova up` made once and which is not up now. Without a
-    broker components in other processes are not woken by messages; they find work by looking at the store.
+    They serve the cloud of the state directory, which `kilonova up` made before and which is down now: one process at
+    a time serves a directory. What the other components would do waits until a process with them runs.
     """
     from kilonova.service.installation import Component
 
@@ -235,14 +267,14 @@ def service(names: tuple[str, ...], state_dir: Path) -> None:
     lock = state.lock()
     listens = bool(chosen & {Component.API, Component.OBJECTSTORE})
     listener = bind(options.address, options.port) if listens else None
+
+    def say_running() -> None:
+        if as_json:
+            show_json({"running": sorted(chosen)})
+        else:
+            click.echo(f"running: {', '.join(sorted(chosen))}")
+
     try:
-        run(
-            state,
-            options,
-            listener,
-            None,
-            lambda: click.echo(f"running: {', '.join(sorted(chosen))}"),
-            frozenset(chosen),
-        )
+        run(state, options, listener, None, say_running, frozenset(chosen))
     finally:
         os.close(lock)

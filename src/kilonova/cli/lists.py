@@ -16,7 +16,7 @@ from kilonova.cli.output import json_option, show_json, show_table
 def _list_command(noun: str, service: str, path: str, key: str, columns: Sequence[tuple[str, str]]) -> click.Group:
     """A group `noun` with the command `list`; `columns` pairs a heading with a field's name."""
 
-    @click.group(noun, cls=PrefixGroup, help=f"Look at {noun}s.", epilog=example(f"kilonova {noun} list"))
+    @click.group(noun, cls=PrefixGroup, help=f"List {noun}s.", epilog=example(f"kilonova {noun} list"))
     def group() -> None: ...
 
     @group.command("list", help=f"List the {noun}s of the cloud.", epilog=example(f"kilonova {noun} list --json"))

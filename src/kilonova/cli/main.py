@@ -67,9 +67,14 @@ def kilonova() -> None:
     """An infrastructure cloud that speaks the OpenStack APIs.
 
     \b
-    Example: kilonova up --sandbox --detach
-             source /var/lib/kilonova/openrc
-             openstack server create --image tiny --flavor m1.nano --wait web
+    Example, as root:
+      kilonova up --sandbox --detach
+      source /var/lib/kilonova/openrc
+      openstack image create --public --disk-format qcow2 --file build/image/tiny.qcow2 tiny
+      openstack server create --image tiny --flavor m1.nano --nic auto --wait web
+
+    \b
+    Verbs may be shortened as long as one alone begins that way: kilonova n li
     """
 
 

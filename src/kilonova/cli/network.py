@@ -17,24 +17,41 @@ _NAMES = ("fixed_range", "num_networks", "network_size", "vlan_start", "vpn_star
 
 @click.group(cls=PrefixGroup, epilog=example("kilonova network list"))
 def network() -> None:
-    """Fill and look at the pool of project networks."""
+    """Add, show and remove networks of the pool.
+
+    A project is given one of them at its first server.
+    """
 
 
-@network.command(epilog=example("kilonova network create --fixed-range 10.8.0.0/16 --num-networks 100"))
+@network.command(
+    epilog=example(
+        "kilonova network create --fixed-range 10.8.0.0/16 --num-networks 100 --vlan-start 500 --vpn-start 3000"
+    )
+)
 @click.argument("assignments", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--fixed-range", default="10.0.0.0/8", show_default=True, help="The CIDR to cut networks from.")
-@click.option("--num-networks", type=int, default=1000, show_default=True)
-@click.option("--network-size", type=int, default=256, show_default=True, help="Addresses each; a power of two.")
-@click.option("--vlan-start", type=int, default=100, show_default=True, help="VLAN id of the first.")
-@click.option("--vpn-start", type=int, default=1000, show_default=True, help="VPN port of the first.")
-@click.option("--manager", default="vlan", show_default=True)
-@click.option("--physical-network", default="physnet1", show_default=True)
+@click.option("--num-networks", type=int, default=1000, show_default=True, help="How many networks to add.")
+@click.option("--network-size", type=int, default=256, show_default=True, help="Addresses in each, a power of two.")
+@click.option(
+    "--vlan-start",
+    type=int,
+    default=100,
+    show_default=True,
+    help="VLAN id of the first network; the next one has the next.",
+)
+@click.option("--vpn-start", type=int, default=1000, show_default=True, help="VPN port set aside for the first.")
+@click.option("--manager", default="vlan", show_default=True, help="What realises them; only vlan so far.")
+@click.option(
+    "--physical-network", default="physnet1", show_default=True, help="The trunk's name in `kilonova up --trunk`."
+)
 @state_dir_option
 @json_option
 def create(assignments: tuple[str, ...], state_dir: Path, as_json: bool, **options: Any) -> None:
     """Add networks to the pool; all of them or, on any error, none.
 
-    The form of 2010 works too: kilonova network create fixed_range=10.0.0.0/8 num_networks=10
+    \b
+    The form of 2010 works too:
+      kilonova network create fixed_range=10.8.0.0/16 num_networks=100 vlan_start=500 vpn_start=3000
     """
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
@@ -60,7 +77,7 @@ def create(assignments: tuple[str, ...], state_dir: Path, as_json: bool, **optio
 @state_dir_option
 @json_option
 def list_(assigned: bool | None, state_dir: Path, as_json: bool) -> None:
-    """List the pool."""
+    """List the pool and which project has which network."""
     query = "" if assigned is None else f"?assigned={str(assigned).lower()}"
     found = Client.from_environment(state_dir).get("network", _PATH + query)["pool_networks"]
     if as_json:
@@ -76,7 +93,7 @@ def list_(assigned: bool | None, state_dir: Path, as_json: bool) -> None:
 @state_dir_option
 @json_option
 def show(name: str, state_dir: Path, as_json: bool) -> None:
-    """Show a network of the pool, by its id, CIDR or bridge."""
+    """Show a network of the pool. NAME is an id, CIDR or bridge."""
     client = Client.from_environment(state_dir)
     found = client.get("network", f"{_PATH}/{_id(client, name)}")["pool_network"]
     if as_json:
@@ -88,11 +105,16 @@ def show(name: str, state_dir: Path, as_json: bool) -> None:
 @network.command(epilog=example("kilonova network delete 10.0.0.0/24"))
 @click.argument("name")
 @state_dir_option
-def delete(name: str, state_dir: Path) -> None:
-    """Take a network out of the pool, by its id, CIDR or bridge; refused while a project has it."""
+@json_option
+def delete(name: str, state_dir: Path, as_json: bool) -> None:
+    """Take a network out of the pool. Refused while a project has it. NAME is an id, CIDR or bridge."""
     client = Client.from_environment(state_dir)
-    client.request("DELETE", "network", f"{_PATH}/{_id(client, name)}")
-    click.echo(f"{name} deleted")
+    pool_id = _id(client, name)
+    client.request("DELETE", "network", f"{_PATH}/{pool_id}")
+    if as_json:
+        show_json({"deleted": pool_id})
+    else:
+        click.echo(f"{name} deleted")
 
 
 def _id(client: Client, name: str) -> str:

@@ -13,9 +13,9 @@ from kilonova.errors import BadRequest, Unavailable
 from kilonova.service.state import existing
 
 
-@click.group(cls=PrefixGroup, epilog=example("sudo kilonova sandbox exec -- ping -c 3 203.0.113.12"))
+@click.group(cls=PrefixGroup, epilog=example("sudo kilonova sandbox exec -- ping -c 3 203.0.113.1"))
 def sandbox() -> None:
-    """Look at a sandbox from outside."""
+    """Run programs outside of a sandbox cloud."""
 
 
 @sandbox.command(

@@ -16,7 +16,7 @@ _NOT_YET = "project VPNs (WireGuard) come with a later release; only their ports
 
 @click.group(cls=PrefixGroup, epilog=example("kilonova vpn list"))
 def vpn() -> None:
-    """Look at the projects' VPNs."""
+    """Look at the projects' VPN ports. No VPN runs yet."""
 
 
 @vpn.command("list", epilog=example("kilonova vpn list --json"))
@@ -47,11 +47,11 @@ def list_(state_dir: Path, as_json: bool) -> None:
 @vpn.command(epilog=example("kilonova vpn run demo"))
 @click.argument("project")
 def run(project: str) -> None:
-    """Start the VPN of PROJECT (not there yet: exits 1)."""
+    """Start the VPN of PROJECT. Not there yet: exits 1 and says so."""
     raise NotSupported(f"vpn run {project}: {_NOT_YET}")
 
 
 @vpn.command(epilog=example("kilonova vpn spawn"))
 def spawn() -> None:
-    """Start the VPN of every project that lacks one (not there yet: exits 1)."""
+    """Start the VPN of every project that lacks one. Not there yet: exits 1 and says so."""
     raise NotSupported(f"vpn spawn: {_NOT_YET}")

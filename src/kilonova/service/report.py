@@ -23,6 +23,7 @@ def report(state: StateDirectory, options: Options) -> dict[str, Any]:
         "url": f"http://{options.address}:{options.port}",
         "mode": options.mode,
         "driver": options.driver,
+        "prefix": options.prefix,
         "state_dir": str(state.path),
         "resident_mb": resident_mb(pid) if pid else None,
         "services": [],

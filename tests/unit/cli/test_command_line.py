@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,12 @@ from kilonova.cli.output import show_table
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "kilonova.cli.main", *args]
     return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("verb", sorted(_COMMANDS))
@@ -71,3 +79,30 @@ def test_bad_assignments_of_2010_are_usage_errors(assignment: str) -> None:
 def test_tables_line_up(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(["A", "LONG"], [["x", None], ["wider", True]])
     assert capsys.readouterr().out.splitlines() == ["A      LONG", "-----  ----", "x      -", "wider  yes"]
+
+
+def test_every_verb_that_prints_has_json() -> None:
+    silent = {"exec", "run", "spawn"}  # another program's output; refusals
+    context = click.Context(kilonova)
+    commands = [kilonova.get_command(context, verb) for verb in _COMMANDS]
+    leaves = [
+        leaf
+        for command in commands
+        for leaf in (command.commands.values() if isinstance(command, click.Group) else [command])
+    ]
+    lacking = [leaf.name for leaf in leaves if leaf and "as_json" not in {p.name for p in leaf.params}]
+    assert set(lacking) == silent
+
+
+def test_up_tells_programs_where_the_cloud_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    try:
+        listen = ["--listen", f"127.0.0.1:{free_port()}"]
+        started = run("up", "--simulate", "--detach", "--json", "--state-dir", str(state), *listen)
+        told = json.loads(started.stdout)
+        assert (told["mode"], told["driver"]) == ("simulate", "fake")
+        assert Path(told["openrc"]).exists()
+        assert json.loads(run("status", "--json", "--state-dir", str(state)).stdout)["url"] == told["url"]
+    finally:
+        ended = run("down", "--purge", "--json", "--state-dir", str(state))
+    assert json.loads(ended.stdout) == {"stopped": True, "removed": [], "purged": True}
