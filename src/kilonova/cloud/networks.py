@@ -30,6 +30,7 @@ from kilonova.network.assignment import release_pool_network
 from kilonova.network.errors import NetworkInUse, NetworkNotFound, NotSupportedYet, VlanIdInUse
 from kilonova.network.managers import Segment, new_segment
 from kilonova.network.ports import DHCP
+from kilonova.network.texts import is_domain_name
 from kilonova.scheduler.network_host import pick_network_host
 from kilonova.store.ports import release_port
 from kilonova.store.schema import addresses, networks, pool_networks, ports, subnets
@@ -210,6 +211,9 @@ def _check(fields: Mapping[str, Any], context: Context) -> None:
         raise NotSupportedYet(f"provider:network_type: {kind} networks are not supported yet, use vlan.")
     if kind not in (None, "vlan"):
         raise BadRequest(f"provider:network_type: '{kind}' is not one of flat, vlan, vxlan.")
+    domain = fields.get("dns_domain")
+    if domain and not is_domain_name(domain):
+        raise BadRequest(f"dns_domain: {domain!r} is not the name of a domain.")
     mtu = fields.get("mtu")
     if mtu is not None and not _LEAST_MTU <= mtu <= _LARGEST_MTU:
         raise BadRequest(f"mtu: {mtu} is not between {_LEAST_MTU} and {_LARGEST_MTU}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_network
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, update
@@ -28,6 +27,7 @@ from kilonova.network.errors import InvalidIpForSubnet, PortInUse, PortNotFound,
 from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import canonical_mac, chosen_mac
 from kilonova.network.ports import SERVICE_OWNERS, FixedIp, give_addresses, make_port, set_groups
+from kilonova.network.texts import is_domain_name, plain_network
 from kilonova.store import addresses as held
 from kilonova.store.ports import clear_floating, release_port
 from kilonova.store.schema import (
@@ -226,6 +226,8 @@ def _check_plain(fields: Mapping[str, Any]) -> None:
         raise BadRequest(f"binding:vnic_type: '{fields['binding:vnic_type']}' is not supported, only normal.")
     if len(fields.get("fixed_ips") or []) > _MOST_FIXED_IPS:
         raise BadRequest(f"fixed_ips: more than {_MOST_FIXED_IPS} addresses for one port.")
+    if fields.get("dns_name") and not is_domain_name(fields["dns_name"]):
+        raise BadRequest(f"dns_name: {fields['dns_name']!r} is not the name of a host.")
     for option in fields.get("extra_dhcp_opts") or []:
         if not option.get("opt_name") or option.get("ip_version", 4) not in (4, 6):
             raise BadRequest(f"extra_dhcp_opts: {dict(option)} is not an opt_name, opt_value and ip_version of 4 or 6.")
@@ -260,7 +262,7 @@ def _pairs(items: Sequence[Mapping[str, Any]], mac: str, secured: bool) -> list[
     for item in items:
         text = str(item.get("ip_address"))
         try:
-            ip_network(text)
+            plain_network(text)
         except ValueError:
             raise BadRequest(f"allowed_address_pairs: '{text}' is not an address or CIDR.") from None
         given = item.get("mac_address")

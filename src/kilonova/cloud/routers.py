@@ -272,7 +272,7 @@ def _connect(tx: Connection, context: Context, router_id: str, fields: Mapping[s
         port_id = add_interface(tx, router, subnet, subnet["gateway_ip"]).id
         ids, network_id = [subnet_id], subnet["network_id"]
     else:
-        port = get(tx, PORTS, context, str(port_id))
+        port = get_own(tx, PORTS, context, str(port_id))
         if port["device_id"] or port["device_owner"]:
             raise PortInUse(
                 f"Unable to complete operation on port {port_id} for network {port['network_id']}. Port already has an "

@@ -93,6 +93,8 @@ def _check(tx: Connection, context: Context, nic: Nic) -> None:
     )
     if network is None or not visible:
         raise BadRequest(f"Network {nic.network_id} could not be found.")
+    if nic.fixed_ip is not None and network.project_id != context.project_id and not context.is_admin:
+        raise Forbidden(f"fixed_ip: only the owner of network {nic.network_id} chooses the address.")
     if network.external and not network.shared and not context.is_admin:
         raise Forbidden(f"It is not allowed to create an interface on external network {nic.network_id}")
     if tx.execute(select(subnets.c.id).where(subnets.c.network_id == nic.network_id).limit(1)).first() is None:

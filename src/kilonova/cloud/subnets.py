@@ -30,6 +30,7 @@ from kilonova.network.errors import (
 )
 from kilonova.network.ports import DHCP, ROUTER_INTERFACE
 from kilonova.network.subnets import add_service_address, insert_subnet, network_row, remove_service_address
+from kilonova.network.texts import plain_address, plain_network
 from kilonova.store.schema import addresses, allocation_pools, networks, ports, subnets
 
 _PLAIN = ("name", "description", "dns_nameservers", "host_routes")
@@ -155,7 +156,7 @@ def _cidr(fields: Mapping[str, Any]) -> IPv4Network:
     if text is None:
         raise BadRequest("cidr: is needed; subnet pools are not supported yet.")
     try:
-        network = ip_network(text, strict=False)
+        network = plain_network(text)
     except ValueError:
         raise InvalidInput(f"Invalid input for cidr. Reason: '{text}' is not a valid IP subnet.") from None
     version = fields.get("ip_version", network.version)
@@ -242,7 +243,7 @@ def _checked_plain(cidr: Network, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput("dns_nameservers: a name server is there twice.")
     for server in servers:
         try:
-            ip_address(server)
+            plain_address(server)
         except ValueError:
             raise InvalidInput(f"dns_nameservers: '{server}' is not a valid nameserver address.") from None
     routes = values.get("host_routes", [])
@@ -255,7 +256,7 @@ def _checked_plain(cidr: Network, fields: Mapping[str, Any]) -> dict[str, Any]:
 def checked_route(route: Mapping[str, str], name: str) -> dict[str, str]:
     """A route in canonical form. Raises `BadRequest` naming it."""
     try:
-        destination, hop = ip_network(route["destination"], strict=False), ip_address(route["nexthop"])
+        destination, hop = plain_network(route["destination"]), plain_address(route["nexthop"])
     except (ValueError, KeyError):
         raise InvalidInput(f"{name}: {dict(route)} is not a destination and a nexthop.") from None
     if destination.version != hop.version:

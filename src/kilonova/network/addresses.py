@@ -13,6 +13,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from kilonova.errors import AlreadyExists, BadRequest, NoMoreAddresses
 from kilonova.ids import new_id
 from kilonova.network.errors import InvalidIpForSubnet, IpAddressAlreadyAllocated
+from kilonova.network.texts import plain_address
 from kilonova.store.schema import addresses, allocation_pools, reusable_addresses
 
 Address = IPv4Address | IPv6Address
@@ -177,6 +178,6 @@ def _is_held(tx: Connection, subnet_id: str, address: str) -> bool:
 
 def _parsed(text: str) -> Address:
     try:
-        return ip_address(text)
+        return plain_address(text)
     except ValueError:
         raise BadRequest(f"ip_address: '{text}' is not a valid IP address.") from None

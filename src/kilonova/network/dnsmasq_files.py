@@ -74,7 +74,8 @@ def _subnet_lines(tag: str, subnet: ServiceSubnet, mtu: int) -> list[str]:
     routes += [f"{route.destination},{route.next_hop}" for route in subnet.routes if ":" not in route.destination]
     if subnet.gateway:
         routes.append(f"0.0.0.0/0,{subnet.gateway}")
-    dns = ",".join(subnet.dns or (subnet.service_address,))
+    # One address of the other family and dnsmasq refuses the whole configuration.
+    dns = ",".join([server for server in subnet.dns if ":" not in server] or [subnet.service_address])
     option = f"dhcp-option=tag:{tag},option"
     return [
         f"dhcp-range=set:{tag},{network.network_address},static,{network.netmask},{LEASE_TIME_S}",

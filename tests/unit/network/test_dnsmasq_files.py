@@ -45,6 +45,14 @@ def test_own_servers_routes_and_forwarders_are_passed_on() -> None:
     assert "server=192.0.2.53\n" in text
 
 
+def test_name_servers_of_ipv6_are_not_for_dhcp_of_ipv4() -> None:
+    mixed = files(replace(PLAN, subnets=(replace(SUBNET, dns=("2001:db8::53", "9.9.9.9")),))).config
+    only = files(replace(PLAN, subnets=(replace(SUBNET, dns=("2001:db8::53",)),))).config
+
+    assert "option:dns-server,9.9.9.9\n" in mixed
+    assert "option:dns-server,10.0.0.2\n" in only
+
+
 def test_subnet_without_dhcp_has_no_range() -> None:
     assert "dhcp-range" not in files(replace(PLAN, subnets=(replace(SUBNET, dhcp=False),))).config
 

@@ -85,6 +85,8 @@ async def test_networks_of_others_are_not_there(member: Client, operator: Client
     assert "not allowed" in await member.server(status=403, networks=[{"uuid": outside}])
     assert "requires a subnet" in await member.server(status=400, networks=[{"uuid": empty}])
     await member.wait(await member.server(networks=[{"uuid": shared}]), "ACTIVE")
+    wanted = [{"uuid": shared, "fixed_ip": "192.168.4.9"}]
+    assert "only the owner" in await member.server(status=403, networks=wanted)
 
 
 async def test_groups_are_named_without_doubt(member: Client, store: Store) -> None:
