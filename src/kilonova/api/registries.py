@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-
+from kilonova.api import compute, identity, image, network, root
 from kilonova.api.routing import Registry
-
-_NAMES = ("identity", "compute", "network", "image", "root")
 
 
 def all_registries() -> list[Registry]:
     """One registry per API."""
-    found: list[Registry] = []
-    for name in _NAMES:
-        if find_spec(f"kilonova.api.{name}") is not None:
-            registry = import_module(f"kilonova.api.{name}").registry
-            assert isinstance(registry, Registry)
-            found.append(registry)
-    return found
+    return [identity.registry, compute.registry, network.registry, image.registry, root.registry]
