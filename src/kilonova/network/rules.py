@@ -78,7 +78,8 @@ def switch_rules() -> Layout:
         INGRESS6: "type ifname . ipv6_addr : verdict;",
     }
     chains = {
-        l2("v4ok"): Chain.of("udp sport 67 drop", "accept"),
+        # A frame with a VLAN tag is IP to `ip saddr`, which looks behind it; only `ether type` sees the tag.
+        l2("v4ok"): Chain.of("ether type != ip drop", "udp sport 67 drop", "accept"),
         l2("pre"): Chain.of(
             "iifname . ether saddr . ip saddr vmap @ip_ok",
             "iifname @trusted accept",
