@@ -43,7 +43,9 @@ def _started_ticks(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    # A first thread that has ended shows as Z while others of its process still run, with all files open.
+    ended = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+    return None if ended else int(fields[19])
 
 
 class GuestDirectory:
@@ -117,10 +119,11 @@ class GuestDirectory:
     def console_text(self, max_lines: int | None) -> str:
         """The log's last lines; carriage returns and undecodable bytes do not hurt."""
         try:
-            content = self.console.read_bytes()
+            with self.console.open("rb") as file:  # a guest may have written more since it was last cut
+                file.seek(max(0, file.seek(0, os.SEEK_END) - CONSOLE_BYTES))
+                text = file.read(CONSOLE_BYTES).decode(errors="replace")
         except FileNotFoundError:
             return ""
-        text = content[-CONSOLE_BYTES:].decode(errors="replace")
         if max_lines is None:
             return text
         return "".join(text.splitlines(keepends=True)[-max_lines:]) if max_lines > 0 else ""

@@ -28,6 +28,8 @@ from kilonova.process import run
 
 log = logging.getLogger(__name__)
 
+ENTER_WITHIN_S = 10.0
+
 
 class NamespaceDriver:
     """See `kilonova.compute.driver.Driver`."""
@@ -202,7 +204,24 @@ def _spawn(namespace: str, directory: GuestDirectory, spec: GuestSpec) -> GuestP
         log=directory.log,
     )
     directory.save_process(process)
+    _wait_until_inside(process, namespace, directory)
     return process
+
+
+def _wait_until_inside(process: GuestProcess, namespace: str, directory: GuestDirectory) -> None:
+    """Until the guest's first process is in its namespaces: before that a pause would find nothing to stop."""
+    give_up = time.monotonic() + ENTER_WITHIN_S
+    while not _has_child(process.pid):
+        if not process.is_alive() or time.monotonic() > give_up:
+            raise CommandFailed(f"the guest did not enter its namespace {namespace}: {directory.last_words()}")
+        time.sleep(0.002)
+
+
+def _has_child(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+    except OSError:
+        return False
 
 
 def _connect(namespace: str, spec: GuestSpec) -> list[str]:

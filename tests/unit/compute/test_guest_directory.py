@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,30 @@ def test_process_is_told_from_a_later_one_of_the_same_number(directory: GuestDir
     assert directory.load_process() == process
     assert process.is_alive()
     assert not GuestProcess(process.pid, process.started_ticks + 1).is_alive()
+
+
+def test_process_lives_until_its_last_thread_has_ended() -> None:
+    """Until then its files are open: a guest's tap would be busy."""
+    script = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        "print(flush=True)\n"
+        "ctypes.CDLL(None).syscall(60, 0)\n"  # exit: of this thread only
+    )
+    argv = [sys.executable, "-c", script]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        process = GuestProcess.of(child.pid)
+        status = Path(f"/proc/{child.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "Z":
+            os.sched_yield()
+        assert process is not None
+        assert process.is_alive()
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not process.is_alive()
 
 
 def test_console_is_cut_to_its_newest_part_while_it_is_written(directory: GuestDirectory) -> None:
