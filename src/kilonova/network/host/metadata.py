@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import cast
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 PORT = 80
 IDLE_S = 30.0
+MOST_CONNECTIONS = 32
+"""Of one peer at a time: no guest shall use up this process's descriptors or memory."""
 _LARGEST_REQUEST = 16384
 
 Answer = Callable[[str, str, str], Awaitable[tuple[bytes, str] | None]]
@@ -35,6 +38,7 @@ class MetadataService:
         self._answer = answer
         self._servers: dict[str, asyncio.Server] = {}
         self._identities: dict[str, int] = {}
+        self._connections: Counter[tuple[str, str]] = Counter()
 
     async def serve(self, wanted: dict[str, str]) -> dict[str, str]:
         """Listen for exactly these networks (id -> namespace); the failures, by network."""
@@ -61,7 +65,9 @@ class MetadataService:
     async def _start(self, network_id: str, namespace: str) -> None:
         listener = await asyncio.to_thread(namespaces.run_inside, namespace, _listen)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Connection(network_id, self._answer), sock=listener)
+        server = await loop.create_server(
+            lambda: _Connection(network_id, self._answer, self._connections), sock=listener
+        )
         self._servers[network_id] = server
 
     async def _stop(self, network_id: str) -> None:
@@ -84,11 +90,16 @@ def _listen() -> socket.socket:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1: GET and HEAD, one request after the other."""
+    """HTTP/1.1: GET and HEAD, one request after the other.
 
-    def __init__(self, network_id: str, answer: Answer) -> None:
+    Nothing is read while answers are due, and nothing answered while the peer does not read.
+    """
+
+    def __init__(self, network_id: str, answer: Answer, connections: Counter[tuple[str, str]]) -> None:
+        """`connections` counts those that are open, by network and peer."""
         self._network_id = network_id
         self._answer = answer
+        self._connections = connections
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._received = 0
@@ -96,15 +107,31 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._peer = ""
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._peer = str(transport.get_extra_info("peername")[0])
+        self._connections[self._network_id, self._peer] += 1
+        if self._connections[self._network_id, self._peer] > MOST_CONNECTIONS:
+            self._transport.abort()
+            return
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        mine = (self._network_id, self._peer)
+        self._connections[mine] -= 1
+        if not self._connections[mine]:
+            del self._connections[mine]
         if self._task is not None:
             self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
@@ -126,15 +153,21 @@ class _Connection(asyncio.Protocol):
         self._received = 0
         method = self._parser.get_method().decode()
         self._requests.put_nowait((method, self._url.decode(errors="replace"), self._parser.should_keep_alive()))
+        if self._transport is not None:
+            self._transport.pause_reading()
 
     async def _serve(self) -> None:
         keep = True
-        while keep:
+        while keep and self._transport is not None:
             try:
                 async with asyncio.timeout(IDLE_S):
+                    await self._writable.wait()
+                    if self._requests.empty():
+                        self._transport.resume_reading()
                     method, path, keep = await self._requests.get()
             except TimeoutError:
-                break
+                self._transport.abort()
+                return
             if method not in ("GET", "HEAD"):
                 self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"", "text/plain", keep=keep, head=False)
                 continue
