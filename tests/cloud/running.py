@@ -147,7 +147,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def run_program(
-    argv: list[str], environment: dict[str, str], check: bool, timeout_s: float
+    argv: list[str], environment: dict[str, str], check: bool, timeout_s: float, directory: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         argv,
@@ -156,6 +156,7 @@ def run_program(
         text=True,
         timeout=timeout_s,
         env=environment,
+        cwd=directory,
         check=False,
     )
     words = f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -1,0 +1,189 @@
+"""The administrator's commands, as in 2010: pool networks, floating ranges, VPN ports, lists; on a simulated cloud."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from conftest import _session_cloud
+from running import RunningCloud, until
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
+    """A control plane whose pool these tests may change."""
+    yield from _session_cloud(tmp_path_factory, "simulate", "fake")
+
+
+def told(cloud: RunningCloud, *args: str) -> Any:
+    """What a command prints with `--json`."""
+    return json.loads(cloud.kilonova(*args, "--json").stdout)
+
+
+def pool(cloud: RunningCloud) -> list[str]:
+    return [item["cidr"] for item in told(cloud, "network", "list")]
+
+
+def refused(cloud: RunningCloud, *args: str) -> str:
+    """The one line with which a command fails."""
+    failed: subprocess.CompletedProcess[str] = cloud.kilonova(*args, check=False)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert failed.stdout == ""
+    lines = failed.stderr.splitlines()
+    assert len(lines) == 1, failed.stderr
+    assert lines[0].startswith("kilonova: ")
+    return lines[0]
+
+
+def test_networks_are_created_listed_shown_and_deleted(cloud: RunningCloud) -> None:
+    numbers = ["--num-networks", "3", "--network-size", "64", "--vlan-start", "500", "--vpn-start", "3000"]
+    made = told(cloud, "network", "create", "--fixed-range", "10.8.0.0/16", *numbers)
+    assert [(n["cidr"], n["segmentation_id"], n["bridge"], n["vpn_port"]) for n in made] == [
+        ("10.8.0.0/26", 500, "br500", 3000),
+        ("10.8.0.64/26", 501, "br501", 3001),
+        ("10.8.0.128/26", 502, "br502", 3002),
+    ]
+    assert {n["cidr"] for n in made} <= set(pool(cloud))
+    for name in ("10.8.0.64/26", "br501", made[1]["id"]):
+        assert told(cloud, "network", "show", name)["id"] == made[1]["id"]
+    assert "10.8.0.64/26" in cloud.kilonova("network", "show", "br501").stdout
+    assert told(cloud, "network", "delete", "br501") == {"deleted": made[1]["id"]}
+    assert "10.8.0.0/26 deleted" in cloud.kilonova("network", "delete", "10.8.0.0/26").stdout
+    cloud.kilonova("network", "delete", made[2]["id"])
+    assert not {n["cidr"] for n in made} & set(pool(cloud))
+    assert "10.8.0.64/26" in refused(cloud, "network", "show", "10.8.0.64/26")
+
+
+def test_the_form_of_2010_and_prefixes_work(cloud: RunningCloud) -> None:
+    words = ["fixed_range=10.9.0.0/16", "num_networks=2", "network_size=16", "vlan_start=700", "vpn_start=4000"]
+    said = cloud.kilonova("n", "c", *words).stdout
+    assert said == "2 networks added: 10.9.0.0/28 to 10.9.0.16/28\n"
+    listed = cloud.kilonova("netw", "li", "--free").stdout
+    assert "br700" in listed
+    assert "br701" in listed
+    for bridge in ("br700", "br701"):
+        cloud.kilonova("net", "del", bridge)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fixed-range", "10.8.0.0/24", "--num-networks", "2"], ["10.8.0.0/24", "1 fit"]),
+        (["--fixed-range", "10.8.0.1/24", "--num-networks", "1"], ["fixed_range", "host bits"]),
+        (["--fixed-range", "nonsense", "--num-networks", "1"], ["fixed_range", "nonsense"]),
+        (["--fixed-range", "fd00::/64", "--num-networks", "1"], ["fixed_range", "IPv6"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "0"], ["num_networks"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "-1"], ["num_networks"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "2", "--network-size", "100"], ["network_size", "100"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "2", "--network-size", "4"], ["network_size"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "4", "--vlan-start", "4092"], ["4095"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "4", "--vlan-start", "0"], ["VLAN"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "2", "--vlan-start", "150"], ["VLAN id 150", "vlan-start"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "2", "--vpn-start", "65535"], ["vpn_start", "65536"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "2", "--vpn-start", "1000"], ["VPN port 1000"]),
+        (["--fixed-range", "10.0.5.0/24", "--num-networks", "1"], ["overlaps", "10.0.5.0/24"]),
+        (["--fixed-range", "203.0.113.0/24", "--num-networks", "1"], ["overlaps", "public"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "1", "--manager", "token-ring"], ["token-ring"]),
+        (["--fixed-range", "10.8.0.0/16", "--num-networks", "1", "--manager", "vxlan"], ["vxlan"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "refused",
+)
+def test_a_bad_pool_is_refused_whole(cloud: RunningCloud, options: list[str], words: list[str]) -> None:
+    given = {name for name in options if name.startswith("--")}
+    rest = [] if "--vlan-start" in given else ["--vlan-start", "900"]
+    rest += [] if "--vpn-start" in given else ["--vpn-start", "5000"]
+    before = rows(cloud)
+    said = refused(cloud, "network", "create", *options, *rest)
+    assert all(word in said for word in words), said
+    assert rows(cloud) == before
+
+
+def rows(cloud: RunningCloud) -> list[Any]:
+    """The pool's rows as they are in the store."""
+    with closing(sqlite3.connect(f"file:{cloud.state_dir}/kilonova.sqlite?mode=ro", uri=True)) as database:
+        return database.execute("SELECT * FROM pool_networks ORDER BY id").fetchall()
+
+
+def test_networks_and_ranges_in_use_are_kept(cloud: RunningCloud) -> None:
+    user = cloud.member("tenant")
+    user.network.get_auto_allocated_topology()
+    [held] = told(cloud, "network", "list", "--assigned")
+    assert held["project_id"] == user.current_project_id
+    assert user.current_project_id in refused(cloud, "network", "delete", held["cidr"])
+    vpns = told(cloud, "vpn", "list")
+    assert [(v["project"], v["port"], v["state"]) for v in vpns] == [("tenant", held["vpn_port"], "not configured")]
+    assert "tenant" in cloud.kilonova("vpn", "list").stdout
+
+    assert "router gateways" in refused(cloud, "floating", "delete", "203.0.113.0/24")
+    public = user.network.find_network("public", ignore_missing=False)
+    address = user.network.create_ip(floating_network_id=public.id)
+    assert "1 floating IPs" in refused(cloud, "floating", "delete", "203.0.113.0/24")
+    assert [r["used"] for r in told(cloud, "floating", "list")] == [2]
+    user.network.delete_ip(address)
+    user.network.delete_auto_allocated_topology()
+    until("the network is free again", lambda: told(cloud, "network", "list", "--assigned") == [], 10)
+    assert cloud.kilonova("vpn", "list").stdout == "no VPN is configured\n"
+
+
+def test_floating_ranges_are_created_listed_and_deleted(cloud: RunningCloud) -> None:
+    made = told(cloud, "floating", "create", "host1", "198.51.100.0/24")
+    assert (made["host"], made["cidr"], made["size"], made["used"]) == ("host1", "198.51.100.0/24", 253, 0)
+    assert "198.51.100.0/24" in cloud.kilonova("floating", "list").stdout
+    for host, cidr, words in (
+        ("host1", "198.51.100.128/25", "overlaps 198.51.100.0/24"),
+        ("host1", "10.0.0.0/24", "overlaps"),
+        ("host9", "192.0.2.0/24", "host9"),
+        ("host1", "192.0.2.1/24", "host bits"),
+        ("host1", "nonsense", "nonsense"),
+        ("host1", "fd00::/64", "IPv6"),
+    ):
+        assert words in refused(cloud, "floating", "create", host, cidr), cidr
+    assert told(cloud, "floating", "delete", "198.51.100.0/24") == {"deleted": "198.51.100.0/24"}
+    assert "198.51.100.0/24" in refused(cloud, "floating", "delete", "198.51.100.0/24")
+    assert [item["cidr"] for item in told(cloud, "floating", "list")] == ["203.0.113.0/24"]
+
+
+def test_lists_show_what_there_is(cloud: RunningCloud) -> None:
+    admin = cloud.connect()
+    image = admin.image.create_image(name="listed", disk_format="raw", container_format="bare")
+    for noun, name in (("project", "admin"), ("user", "admin"), ("role", "member"), ("image", "listed")):
+        assert name in {item["name"] for item in told(cloud, noun, "list")}
+        assert name in cloud.kilonova(noun, "list").stdout
+    admin.image.delete_image(image)
+    assert cloud.kilonova("image", "list").stdout == "no images\n"
+    [host] = told(cloud, "host", "list")
+    assert (host["hypervisor_hostname"], host["state"]) == ("host1", "up")
+    assert "host1" in cloud.kilonova("h", "l").stdout
+
+
+def test_members_are_refused_what_administrators_may(cloud: RunningCloud) -> None:
+    cloud.member("curious")
+    mine = {"OS_USERNAME": "curious", "OS_PASSWORD": "secret-curious", "OS_PROJECT_NAME": "curious"}
+    cloud_as_member = AsUser(cloud.state_dir, cloud.mode, cloud.driver, cloud.port, mine)
+    said = refused(cloud_as_member, "network", "list")
+    assert "admin" in said
+
+
+class AsUser(RunningCloud):
+    """The same cloud in the shell of somebody else."""
+
+    def __init__(self, *where: Any) -> None:
+        *place, self._user = where
+        super().__init__(*place)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, **self.credentials(), **self._user}
+
+
+def test_a_wrong_password_or_no_cloud_is_one_line(cloud: RunningCloud) -> None:
+    wrong = AsUser(cloud.state_dir, cloud.mode, cloud.driver, cloud.port, {"OS_PASSWORD": "wrong"})
+    assert refused(wrong, "project", "list")
+    assert "--state-dir" in refused(cloud, "project", "list", "--state-dir", str(cloud.state_dir / "nowhere"))
+    url = {"OS_AUTH_URL": "http://127.0.0.1:1/identity/v3"}
+    assert "kilonova status" in refused(AsUser(cloud.state_dir, "", "", 0, url), "project", "list")
