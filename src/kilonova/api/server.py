@@ -7,6 +7,7 @@ every error the service's own format. No route does any of this itself.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,11 @@ from kilonova.ids import new_request_id
 
 log = logging.getLogger(__name__)
 
+LONGEST_QUERY_BYTES = 32 * 1024
+
 _encoder = msgspec.json.Encoder()
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""Its escape, not one whose backslash is itself escaped."""
 
 
 def application(registries: Sequence[Registry], services: Services) -> ASGIApp:
@@ -75,6 +80,8 @@ async def _answer(http: HttpRequest, registry: Registry, tree: RouteTree, servic
         route, http.scope["path_params"] = tree.match(http.method, http.scope["path"])
         if b"%00" in http.scope["query_string"]:
             raise BadRequest("query: a NUL character is not allowed")
+        if len(http.scope["query_string"]) > LONGEST_QUERY_BYTES:
+            raise TooLarge(f"query: it is longer than {LONGEST_QUERY_BYTES} bytes")
         request = ApiRequest(http, services, Context(request_id=request_id), response_headers=headers)
         if registry.microversions is not None:
             request.microversion, confirmed = registry.microversions(http)
@@ -128,12 +135,19 @@ def render(answer: Any, status: int) -> Response:
 
 def decode(body: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
     """The body as its struct. Raises `BadRequest` that names the field."""
+    refuse_nul(body)
     try:
         return msgspec.json.decode(body, type=struct)
     except msgspec.ValidationError as error:
         raise BadRequest(f"Invalid input: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The body is not JSON: {error}") from None
+
+
+def refuse_nul(body: bytes) -> None:
+    """No text of a JSON body may hold a NUL: PostgreSQL keeps none, and programs written in C end a text there."""
+    if rb"\u0000" in body and _NUL.search(body):
+        raise BadRequest("The body has a text with a NUL character, which is not allowed")
 
 
 async def _body(http: HttpRequest, most: int) -> bytes:

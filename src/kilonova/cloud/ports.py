@@ -53,6 +53,9 @@ _PLAIN = {
 }
 """Field -> column of what is written as it is."""
 
+_DESCRIBING = {"name", "description", "admin_state_up"}
+"""What a project may change of the cloud's own ports in its networks."""
+
 _MOST_FIXED_IPS = 5
 _MOST_PAIRS = 10
 
@@ -209,7 +212,7 @@ def _check_allowed(context: Context, network: RowMapping, fields: Mapping[str, A
     for name in ("binding:host_id", "binding:profile"):
         if name in fields:
             raise Forbidden(f"{name}: only an administrator sets it.")
-    if fields.get("device_owner", "").startswith("network:"):
+    if fields.get("device_owner", "").strip().lower().startswith("network:"):
         raise Forbidden("device_owner: only an administrator makes ports of the network's own devices.")
     if network["project_id"] == context.project_id:
         return
@@ -290,6 +293,9 @@ def _change(tx: Connection, context: Context, port_id: str, fields: Mapping[str,
     row = get_own(tx, PORTS, context, port_id)
     network = tx.execute(select(networks).where(networks.c.id == row["network_id"])).mappings().one()
     _check_allowed(context, network, fields)
+    if row["device_owner"] in SERVICE_OWNERS and not context.is_admin and fields.keys() - _DESCRIBING:
+        named = ", ".join(sorted(fields.keys() - _DESCRIBING))
+        raise ServicePortInUse(f"Port {port_id} is the cloud's own ({row['device_owner']}): {named} stays as it is.")
     _check_plain(fields)
     _refuse_foreign_device(tx, context, row["project_id"], fields)
     before = show(tx, PORTS, context, port_id)

@@ -34,6 +34,8 @@ from kilonova.network.texts import plain_address, plain_network
 from kilonova.store.schema import addresses, allocation_pools, networks, ports, subnets
 
 _PLAIN = ("name", "description", "dns_nameservers", "host_routes")
+_NO_SUBNETS = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.169.254/32", "224.0.0.0/3"))
+"""This network, loopback, the metadata service, multicast and what was reserved (RFC 6890)."""
 _MOST_NAMESERVERS = 5
 _MOST_ROUTES = 20
 
@@ -169,7 +171,7 @@ def _cidr(fields: Mapping[str, Any]) -> IPv4Network:
     for name in ("ipv6_address_mode", "ipv6_ra_mode"):
         if fields.get(name) is not None:
             raise InvalidInput(f"{name}: only an IPv6 subnet has it.")
-    if network.prefixlen == 0 or network.is_multicast or network.is_loopback:
+    if any(network.overlaps(reserved) for reserved in _NO_SUBNETS):
         raise InvalidInput(f"Invalid input for cidr. Reason: {network} cannot be a subnet.")
     return network
 

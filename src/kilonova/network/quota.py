@@ -46,7 +46,8 @@ def _counts(resource: str, project_id: str) -> ColumnElement[bool]:
     """The cloud's own ports (DHCP, router interfaces) count for nobody."""
     table = _COUNTED[resource]
     if resource == "port":
-        return (table.c.project_id == project_id) & table.c.device_owner.not_like("network:%")
+        # Compared exactly: LIKE of SQLite does not tell capitals from small letters.
+        return (table.c.project_id == project_id) & (func.substr(table.c.device_owner, 1, 8) != "network:")
     return table.c.project_id == project_id
 
 

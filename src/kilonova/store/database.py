@@ -30,7 +30,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from kilonova.errors import InsufficientStorage, Unavailable
+from kilonova.errors import BadRequest, InsufficientStorage, Unavailable
 from kilonova.store import migration
 
 P = ParamSpec("P")
@@ -40,6 +40,8 @@ READERS = 2
 BUSY_S = 2.0
 """How long SQLite itself waits for another process's lock before the unit of work is tried again."""
 RETRY_FOR_S = 20.0
+_TOO_MUCH_ASKED = ("Expression tree is too large", "too many SQL variables")
+"""SQLite's words for a statement that a client has made too long by its filters."""
 
 
 class Store:
@@ -114,6 +116,8 @@ class Store:
                 code = _sqlite_code(error)
                 if code == sqlite3.SQLITE_FULL:
                     raise InsufficientStorage(f"the disk of the data store {self._path} is full") from error
+                if any(words in str(error.orig) for words in _TOO_MUCH_ASKED):
+                    raise BadRequest("The request names too many values to look for at once: ask in parts") from None
                 if code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
                     raise
                 if time.monotonic() > give_up:

@@ -10,6 +10,7 @@ import msgspec
 from kilonova.api.image import patch, view
 from kilonova.api.image.registry import registry
 from kilonova.api.routing import ApiRequest
+from kilonova.api.server import refuse_nul
 from kilonova.auth.policy import Policy
 from kilonova.cloud import image_list, image_upload, images
 from kilonova.cloud.image_list import SORT_COLUMNS, Filters
@@ -108,6 +109,7 @@ async def read_body(request: ApiRequest) -> bytes:
         body += part
         if len(body) > most:
             raise TooLarge(f"The body is larger than {most} bytes")
+    refuse_nul(bytes(body))
     return bytes(body)
 
 
