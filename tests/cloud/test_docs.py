@@ -20,8 +20,9 @@ from running import PROGRAMS, ROOT, RunningCloud, free_port, run_program
 from kilonova.cli.main import kilonova
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(sudo |[A-Z_]+=\S+ )*(kilonova|openstack|curl|ip|nft|make|source|\S*/python)\b")
+COMMAND = re.compile(r"(sudo |[A-Z_]+=\S+ |[a-z_]+=\$\()*(kilonova|openstack|curl|ip|nft|make|source|\S*/python)\b")
 """How a line begins that a reader would copy into a shell."""
+MENTION = re.compile(r"\b(kilonova|openstack|curl) [a-z-]")
 SHELL = (
     'sudo() { [ "$1" = -E ] && shift; "$@"; }\n'  # tests are root, and a container may have no sudo
     "trap 'echo \"line $LINENO: $BASH_COMMAND\" >&2' ERR\nset -eEo pipefail\n"
@@ -117,7 +118,7 @@ def docs_sandbox(light_sandbox: RunningCloud) -> RunningCloud:
 def test_commands_are_in_blocks_that_are_run(page: Path) -> None:
     """A block of another language, or a drawing, hides no command from the test above."""
     for block in blocks(page):
-        lines = [line for line in block[1].splitlines() if COMMAND.match(line.strip())]
+        lines = [line for line in block[1].splitlines() if COMMAND.match(line.strip()) or MENTION.search(line)]
         assert is_session(block) or not lines, f"{page.name}: nobody runs {lines}"
 
 
@@ -137,7 +138,9 @@ def test_commands_in_running_text_exist(page: Path) -> None:
         if words[:1] == ["kilonova"] and len(words) > 1:
             known, rest = kilonova_command(words[1:])
             options = {word.split("=")[0] for word in rest if word.startswith("--") and word != "--"}
-            assert options <= {name for parameter in known.params for name in parameter.opts}, f"{page.name}: {text}"
+            assert options <= {
+                name for parameter in known.params for name in (*parameter.opts, *parameter.secondary_opts)
+            }, f"{page.name}: {text}"
         elif words[:1] == ["openstack"] and len(words) > 1:
             assert any("_".join(words[1:n]) in openstack_commands() for n in range(2, len(words) + 1)), text
         elif words[:1] == [".venv/bin/python"]:
