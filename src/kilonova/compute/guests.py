@@ -78,8 +78,21 @@ class Guests:
             return None
         image = await self._store.read(rows.load_image, instance.image_id)
         if image is None:
-            raise BadRequest(f"Image {instance.image_id} does not exist any more; choose another.")
+            made = self._made_of(instance.id)
+            if made is None:
+                raise BadRequest(f"Image {instance.image_id} does not exist any more; choose another.")
+            return made
         return await self._images.realise(image)
+
+    def _made_of(self, instance_id: InstanceId) -> CachedImage | None:
+        """The copy that a guest's disk lies on: kept as long as it is used, even if the image is deleted."""
+        try:
+            spec = GuestDirectory(self._config.state_dir, instance_id).load_spec()
+        except NotFound:
+            return None
+        if spec.image is None or not spec.image.exists():
+            return None
+        return CachedImage(spec.image, spec.image_format)
 
     async def _config_drive(self, instance: InstanceRow) -> Path | None:
         if not self._driver.has_disks or not instance.config_drive:

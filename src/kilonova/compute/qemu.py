@@ -95,6 +95,8 @@ class QemuDriver:
         directory = self._directory(spec.instance_id)
         directory.make()
         if not directory.disk.exists():
+            if directory.has_spec():
+                _refuse_lost_disk(spec, directory)
             await asyncio.to_thread(_make_disk, spec, directory)
         directory.save_spec(spec)
         if spec.instance_id not in self._guests:
@@ -278,6 +280,15 @@ def _can_open_kvm(host: HostConfig, version: int, access: DeviceAccess) -> bool:
     return not unprivileged or access.everybody or bool(access.groups) or version >= TAKES_OPEN_KVM
 
 
+def _refuse_lost_disk(spec: GuestSpec, directory: GuestDirectory) -> None:
+    """A guest that had a disk does not start with another one, which would pass for the user's data, or with none."""
+    if (spec.image is not None or spec.disk_gb > 0) and not directory.disk.exists():
+        raise CommandFailed(
+            f"The disk of instance {spec.instance_id} is gone from its host: restore {directory.disk}, "
+            "or delete the server."
+        )
+
+
 def _make_disk(spec: GuestSpec, directory: GuestDirectory) -> None:
     if spec.image is not None:
         image_files.make_overlay(directory.disk, spec.image, spec.image_format, spec.disk_gb)
@@ -289,6 +300,7 @@ def _spawn(host: HostConfig, facts: _Facts, directory: GuestDirectory, spec: Gue
     """Open everything, start the process, note who it is."""
     if not facts.version:
         raise Unavailable(facts.reason)
+    _refuse_lost_disk(spec, directory)
     directory.save_process(None)
     with contextlib.ExitStack() as opened:
 

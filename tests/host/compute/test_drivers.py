@@ -288,6 +288,16 @@ class TestQemuDriver(DriverConformance):
         await guest.driver.create(guest.spec)
         assert await serves(guest.bench, 60)
 
+    async def test_lost_disk_is_said_and_never_replaced(self, guest: Guest) -> None:
+        await guest.driver.create(guest.spec)
+        await guest.driver.shutdown(guest.id, 0.0)
+        disk = GuestDirectory(guest.bench.state_dir, guest.id).disk
+        disk.unlink()
+        for again in (guest.driver.create(guest.spec), guest.driver.start(guest.id)):
+            with pytest.raises(CommandFailed, match=str(disk)):
+                await again
+        assert not disk.exists()
+
     async def test_guest_whose_number_was_not_noted_is_found(self, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
         GuestDirectory(guest.bench.state_dir, guest.id).save_process(None)

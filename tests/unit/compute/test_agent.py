@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Connection, insert, select, update
 
@@ -14,6 +15,7 @@ from kilonova.bus.local import LocalBus
 from kilonova.compute.agent import ComputeAgent
 from kilonova.compute.driver import PowerState
 from kilonova.compute.fake import FakeDriver
+from kilonova.compute.guest_directory import GuestDirectory
 from kilonova.config import Config, HostConfig
 from kilonova.context import Context, system_context
 from kilonova.errors import CommandFailed, Unavailable
@@ -265,6 +267,22 @@ async def test_stop_start_reboot_pause_unpause(cloud: Cloud) -> None:
         row = await cloud.instance(instance_id)
         assert (row.vm_state, row.power_state, row.wanted_power) == (vm_state, power, wanted), kind
         assert await cloud.driver.state(instance_id) == power
+
+
+async def test_server_starts_again_after_its_image_was_deleted(cloud: Cloud, tmp_path: Path) -> None:
+    """Its disk lies on this host's copy, which is kept as long as it is used."""
+    instance_id = await cloud.new_instance(image_id=new_id())
+    await cloud.run("server.create", instance_id)
+    await cloud.run("server.stop", instance_id)
+    cloud.driver.has_disks = True
+    (tmp_path / "image").touch()
+    directory = GuestDirectory(cloud.config.state_dir, instance_id)
+    directory.save_spec(msgspec.structs.replace(directory.load_spec(), image=tmp_path / "image"))
+
+    operation = await cloud.run("server.start", instance_id)
+
+    assert (operation.state, operation.error) == ("done", None)
+    assert directory.load_spec().image == tmp_path / "image"
 
 
 async def test_hard_reboot_wires_the_ports_again_and_starts_a_stopped_guest(cloud: Cloud) -> None:
