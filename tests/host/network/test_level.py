@@ -85,6 +85,21 @@ async def test_everything_deleted_by_hand_comes_back(world: World) -> None:
     assert await world.dhcp(guest) == guest.address
 
 
+async def test_names_that_a_crash_left_without_a_namespace_are_no_hindrance(world: World) -> None:
+    """A kill between the making of the name and the mount on it."""
+    network = await world.network(public=await world.public_network())
+    group = await world.default_group(network.project_id)
+    prefix = world.config.host.prefix
+    for name in (f"{prefix}-s-{network.id[:11]}", f"{prefix}-r-{network.router_id[:11]}", f"{prefix}-r-stranger"):
+        namespaces.path(name).touch(mode=0)
+
+    guest = await world.guest(network, 3, [group])
+
+    assert await world.dhcp(guest) == guest.address
+    await world.look_at_host()
+    assert f"{prefix}-r-stranger" not in namespaces.names(prefix)
+
+
 async def test_lost_device_is_made_anew_by_wire(world: World) -> None:
     network = await world.network()
     guest = await world.port(network, 3, vif="tap")

@@ -37,7 +37,11 @@ def path(name: str) -> Path:
 
 
 def exists(name: str) -> bool:
-    return path(name).exists()
+    """Whether there is such a namespace; a file that none is mounted on is what a crash or an unmount has left."""
+    try:
+        return path(name).stat().st_dev != DIRECTORY.stat().st_dev
+    except FileNotFoundError:
+        return False
 
 
 def names(prefix: str) -> list[str]:
@@ -57,6 +61,8 @@ def create(name: str, setup: Callable[[], T]) -> T:
     """Make a namespace and run `setup` in it, its loopback up. One that is there is entered, not made anew."""
     with _directory_lock:
         _prepare_directory()
+        if not exists(name):
+            path(name).unlink(missing_ok=True)
     try:
         os.close(os.open(path(name), os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
     except FileExistsError:
@@ -174,13 +180,6 @@ def _prepare_directory() -> None:
     except CommandFailed:  # no mount point yet; `os.path.ismount` does not see a bind mount within one file system
         _mount(os.fsencode(DIRECTORY), DIRECTORY, _MS_BIND | _MS_REC)
         _mount(b"", DIRECTORY, _MS_SHARED)
-
-
-def _is_mount_point(target: Path) -> bool:
-    """By the kernel's list: a bind mount of a directory on itself looks like no mount to `os.path.ismount`."""
-    wanted = os.fsencode(target.resolve())
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        return any(line.split(b" ", 5)[4] == wanted for line in mounts)
 
 
 def _mount(source: bytes, target: Path, flags: int) -> None:
