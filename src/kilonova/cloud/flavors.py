@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from kilonova.context import Context
 from kilonova.errors import AlreadyExists, Conflict, NotFound
 from kilonova.ids import new_id
+from kilonova.store import statements
 from kilonova.store.paging import Page, SortKey, paged
 from kilonova.store.schema import flavor_access, flavors
 
@@ -98,7 +99,7 @@ def create_flavor(tx: Connection, new: NewFlavor) -> RowMapping:
 
 
 def _row(tx: Connection, flavor_id: str) -> RowMapping:
-    row = tx.execute(select(flavors).where(flavors.c.id == flavor_id)).mappings().one_or_none()
+    row = statements.rows(tx, flavors, id=flavor_id).mappings().one_or_none()
     if row is None:
         raise NotFound(f"Flavor {flavor_id} could not be found.")
     return row

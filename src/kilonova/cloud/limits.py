@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from kilonova.errors import BadRequest, QuotaExceeded
 from kilonova.network import quota
+from kilonova.store import statements
 from kilonova.store.schema import instances, keypairs, quotas
 
 UNLIMITED = -1
@@ -43,24 +44,25 @@ _STORED_AS = {
 
 def limits_of(tx: Connection, project_id: str) -> dict[str, int]:
     """Every compute limit of a project."""
-    query = select(quotas.c.resource, quotas.c.hard_limit).where(quotas.c.project_id == project_id)
-    own = {row.resource: row.hard_limit for row in tx.execute(query)}
+    own = {row.resource: row.hard_limit for row in statements.rows(tx, quotas, project_id=project_id)}
     return {name: own.get(_STORED_AS.get(name, name), default) for name, default in DEFAULTS.items()}
 
 
 def usage_of(tx: Connection, project_id: str) -> dict[str, int]:
     """What counts towards the limits now; resources that are not counted show 0."""
-    query = select(
-        func.count().label("instances"),
-        func.coalesce(func.sum(instances.c.vcpus), 0).label("cores"),
-        func.coalesce(func.sum(instances.c.ram_mb), 0).label("ram"),
-    ).where(instances.c.project_id == project_id)
-    used = tx.execute(query).one()
+    used = tx.execute(_USED, {"project_id": project_id}).one()
     return dict.fromkeys(DEFAULTS, 0) | {
         "instances": int(used.instances),
         "cores": int(used.cores),
         "ram": int(used.ram),
     }
+
+
+_USED = select(
+    func.count().label("instances"),
+    func.coalesce(func.sum(instances.c.vcpus), 0).label("cores"),
+    func.coalesce(func.sum(instances.c.ram_mb), 0).label("ram"),
+).where(instances.c.project_id == bindparam("project_id"))
 
 
 def count_within(

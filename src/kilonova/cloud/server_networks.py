@@ -13,6 +13,7 @@ from kilonova.context import Context
 from kilonova.errors import BadRequest, Conflict, Forbidden
 from kilonova.network.assignment import FixedIp, ensure_default_group, ensure_project_network, make_port
 from kilonova.network.errors import IpAddressAlreadyAllocated, PortInUse
+from kilonova.store import statements
 from kilonova.store.schema import networks, pool_networks, ports, security_groups, subnets
 
 
@@ -86,8 +87,7 @@ def _check(tx: Connection, context: Context, nic: Nic) -> None:
         if port.device_id:
             raise PortInUse(f"Port {nic.port_id} is still in use.")
         return
-    query = select(networks.c.project_id, networks.c.shared, networks.c.external).where(networks.c.id == nic.network_id)
-    network = tx.execute(query).one_or_none()
+    network = statements.rows(tx, networks, id=nic.network_id).one_or_none()
     visible = network is not None and (
         network.project_id == context.project_id or network.shared or network.external or context.is_admin
     )
@@ -97,7 +97,7 @@ def _check(tx: Connection, context: Context, nic: Nic) -> None:
         raise Forbidden(f"fixed_ip: only the owner of network {nic.network_id} chooses the address.")
     if network.external and not network.shared and not context.is_admin:
         raise Forbidden(f"It is not allowed to create an interface on external network {nic.network_id}")
-    if tx.execute(select(subnets.c.id).where(subnets.c.network_id == nic.network_id).limit(1)).first() is None:
+    if statements.rows(tx, subnets, network_id=nic.network_id).first() is None:
         raise BadRequest(f"Network {nic.network_id} requires a subnet in order to boot instances on.")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, select, update
 
 from kilonova.cloud import limits
 from kilonova.cloud.flavors import visible_flavor
@@ -24,7 +24,7 @@ from kilonova.context import Context
 from kilonova.errors import BadRequest, Conflict, Forbidden, NotFound
 from kilonova.ids import new_id
 from kilonova.scheduler.agent import TOPIC, host_exists
-from kilonova.store import operations
+from kilonova.store import operations, statements
 from kilonova.store.instance_rows import begin_action, end_instance, finish_action
 from kilonova.store.schema import image_members, images, instances, keypairs, services
 
@@ -107,35 +107,35 @@ def create_servers(tx: Connection, context: Context, config: Config, new: NewSer
         instance_id = new_id()
         name = numbered(new.name, index, count)
         hostname = numbered(new.hostname, index, count) if new.hostname else hostname_of(name, instance_id)
-        tx.execute(
-            insert(instances).values(
-                id=instance_id,
-                project_id=context.project_id,
-                user_id=context.user_id,
-                name=name,
-                hostname=hostname,
-                description=new.description,
-                image_id=image["id"],
-                flavor_id=flavor["id"],
-                flavor=_kept_flavor(flavor),
-                vcpus=flavor["vcpus"],
-                ram_mb=flavor["ram_mb"],
-                disk_gb=flavor["disk_gb"] + flavor["ephemeral_gb"] + -(-flavor["swap_mb"] // 1024),
-                availability_zone=zone,
-                key_name=new.key_name,
-                public_key=key,
-                user_data=new.user_data,
-                config_drive=new.config_drive,
-                disk_config=new.disk_config,
-                metadata=dict(new.metadata),
-                tags=sorted(set(new.tags)),
-                access_ip_v4=new.access_ip_v4,
-                access_ip_v6=new.access_ip_v6,
-                reservation_id=reservation_id,
-                launch_index=index,
-                vm_state="building",
-                task_state="scheduling",
-            )
+        statements.add(
+            tx,
+            instances,
+            id=instance_id,
+            project_id=context.project_id,
+            user_id=context.user_id,
+            name=name,
+            hostname=hostname,
+            description=new.description,
+            image_id=image["id"],
+            flavor_id=flavor["id"],
+            flavor=_kept_flavor(flavor),
+            vcpus=flavor["vcpus"],
+            ram_mb=flavor["ram_mb"],
+            disk_gb=flavor["disk_gb"] + flavor["ephemeral_gb"] + -(-flavor["swap_mb"] // 1024),
+            availability_zone=zone,
+            key_name=new.key_name,
+            public_key=key,
+            user_data=new.user_data,
+            config_drive=new.config_drive,
+            disk_config=new.disk_config,
+            metadata=dict(new.metadata),
+            tags=sorted(set(new.tags)),
+            access_ip_v4=new.access_ip_v4,
+            access_ip_v6=new.access_ip_v6,
+            reservation_id=reservation_id,
+            launch_index=index,
+            vm_state="building",
+            task_state="scheduling",
         )
         plug(tx, context, plan, instance_id, zone or "nova")
         begin_action(tx, instance_id, "create", context)
@@ -175,7 +175,7 @@ def _kept_flavor(flavor: RowMapping) -> dict[str, Any]:
 
 
 def _usable_image(tx: Connection, context: Context, image_id: str) -> RowMapping:
-    row = tx.execute(select(images).where(images.c.id == image_id)).mappings().one_or_none()
+    row = statements.rows(tx, images, id=image_id).mappings().one_or_none()
     if row is None or not _may_use(tx, context, row):
         raise BadRequest(f"Can not find requested image: image {image_id} could not be found.")
     if row["status"] != "active":

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, union, update
+from sqlalchemy import Connection, bindparam, select, union, update
 
 from kilonova.compute.driver import PowerState
 from kilonova.compute.image_cache import ImageSource
 from kilonova.ids import InstanceId, PortId
-from kilonova.store import operations, schema
+from kilonova.store import operations, schema, statements
 from kilonova.store.instance_rows import add_fault, end_instance, finish_action
 from kilonova.store.operations import Operation
 from kilonova.store.schema import floating_ips, images, instances, networks, now, ports, routers
@@ -68,19 +68,22 @@ class InstanceRow:
 
 def load_instance(tx: Connection, instance_id: str) -> InstanceRow | None:
     """An instance with its ports, in their order; none when it is gone."""
-    row = tx.execute(select(instances).where(instances.c.id == instance_id)).one_or_none()
+    row = statements.rows(tx, instances, id=instance_id).one_or_none()
     if row is None:
         return None
-    query = (
-        select(ports.c.id, ports.c.mac, ports.c.vif, ports.c.network_id, networks.c.mtu, networks.c.host)
-        .join(networks, networks.c.id == ports.c.network_id)
-        .where(ports.c.device_id == instance_id)
-        .order_by(ports.c.position, ports.c.created_at, ports.c.id)
-    )
     found = tuple(
-        PortRow(PortId(port.id), port.mac, port.vif, port.mtu, port.network_id, port.host) for port in tx.execute(query)
+        PortRow(PortId(port.id), port.mac, port.vif, port.mtu, port.network_id, port.host)
+        for port in tx.execute(_PORTS, {"instance_id": instance_id})
     )
     return _instance(row, found)
+
+
+_PORTS = (
+    select(ports.c.id, ports.c.mac, ports.c.vif, ports.c.network_id, networks.c.mtu, networks.c.host)
+    .join(networks, networks.c.id == ports.c.network_id)
+    .where(ports.c.device_id == bindparam("instance_id"))
+    .order_by(ports.c.position, ports.c.created_at, ports.c.id)
+)
 
 
 def load_host_instances(tx: Connection, host: str) -> tuple[list[InstanceRow], set[str]]:
@@ -249,7 +252,7 @@ def start_failed(tx: Connection, instance_id: str, error: str) -> None:
 
 
 def _is_running(tx: Connection, operation: Operation) -> bool:
-    return any(running.id == operation.id for running in operations.running_for(tx, operation.resource_id))
+    return operations.is_running(tx, operation.id)
 
 
 def _log(tx: Connection, operation: Operation, host: str, error: str | None = None) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select
 
 from kilonova.errors import AlreadyExists, BadRequest, NoMoreAddresses
 from kilonova.ids import new_id
 from kilonova.network.errors import InvalidIpForSubnet, IpAddressAlreadyAllocated
 from kilonova.network.texts import plain_address
+from kilonova.store import statements
 from kilonova.store.schema import addresses, allocation_pools, reusable_addresses
 
 Address = IPv4Address | IPv6Address
@@ -122,42 +123,33 @@ def size_of(tx: Connection, subnet_id: str) -> int:
 
 
 def _take(tx: Connection, subnet: RowMapping, address: str, port_id: str) -> None:
-    tx.execute(
-        insert(addresses).values(
-            subnet_id=subnet["id"], address=address, network_id=subnet["network_id"], port_id=port_id
-        )
-    )
+    held = {"subnet_id": subnet["id"], "address": address, "network_id": subnet["network_id"]}
+    statements.add(tx, addresses, **held, port_id=port_id)
 
 
 def _reuse(tx: Connection, subnet: RowMapping) -> str | None:
     """The address that has been free for longest."""
-    reusable = reusable_addresses
-    query = (
-        select(reusable.c.address)
-        .where(reusable.c.subnet_id == subnet["id"])
-        .order_by(reusable.c.freed_at, reusable.c.address)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    address: str | None = tx.execute(query).scalar_one_or_none()
+    address: str | None = tx.execute(_OLDEST_FREED, {"subnet_id": subnet["id"]}).scalar_one_or_none()
     if address is not None:
-        tx.execute(delete(reusable).where(reusable.c.subnet_id == subnet["id"], reusable.c.address == address))
+        statements.remove(tx, reusable_addresses, subnet_id=subnet["id"], address=address)
     return address
+
+
+_OLDEST_FREED = (
+    select(reusable_addresses.c.address)
+    .where(reusable_addresses.c.subnet_id == bindparam("subnet_id"))
+    .order_by(reusable_addresses.c.freed_at, reusable_addresses.c.address)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
 
 
 def _advance(tx: Connection, subnet: RowMapping) -> str | None:
     """The next address that no cursor has passed and nobody holds; the cursor moves behind it for good."""
-    pools = allocation_pools
     base = int(ip_network(subnet["cidr"]).network_address)
     make = IPv4Address if subnet["ip_version"] == 4 else IPv6Address
     gateway = None if subnet["gateway_ip"] is None else str(ip_address(subnet["gateway_ip"]))
-    query = (
-        select(pools.c.id, pools.c.next_offset, pools.c.last_offset)
-        .where(pools.c.subnet_id == subnet["id"], pools.c.next_offset <= pools.c.last_offset)
-        .order_by(pools.c.first_offset)
-        .with_for_update()
-    )
-    for pool in tx.execute(query).all():
+    for pool in tx.execute(_POOLS_WITH_MORE, {"subnet_id": subnet["id"]}).all():
         found = None
         offset = pool.next_offset
         while found is None and offset <= pool.last_offset:
@@ -165,15 +157,25 @@ def _advance(tx: Connection, subnet: RowMapping) -> str | None:
             offset += 1
             if candidate != gateway and not _is_held(tx, subnet["id"], candidate):
                 found = candidate
-        tx.execute(update(pools).where(pools.c.id == pool.id).values(next_offset=offset))
+        statements.change(tx, allocation_pools, {"id": pool.id}, next_offset=offset)
         if found is not None:
             return found
     return None
 
 
+_POOLS_WITH_MORE = (
+    select(allocation_pools.c.id, allocation_pools.c.next_offset, allocation_pools.c.last_offset)
+    .where(
+        allocation_pools.c.subnet_id == bindparam("subnet_id"),
+        allocation_pools.c.next_offset <= allocation_pools.c.last_offset,
+    )
+    .order_by(allocation_pools.c.first_offset)
+    .with_for_update()
+)
+
+
 def _is_held(tx: Connection, subnet_id: str, address: str) -> bool:
-    query = select(addresses.c.address).where(addresses.c.subnet_id == subnet_id, addresses.c.address == address)
-    return tx.execute(query).first() is not None
+    return statements.rows(tx, addresses, subnet_id=subnet_id, address=address).first() is not None
 
 
 def _parsed(text: str) -> Address:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
 from kilonova.ids import GroupId, new_id
+from kilonova.store import statements
 from kilonova.store.schema import now, security_group_rules, security_groups
 
 DEFAULT_NAME = "default"
@@ -15,12 +16,9 @@ DEFAULT_DESCRIPTION = "Default security group"
 
 def ensure_default_group(tx: Connection, project_id: str) -> GroupId:
     """The project's default group, made at first use: its members reach each other and go out freely."""
-    query = select(security_groups.c.id).where(
-        security_groups.c.project_id == project_id, security_groups.c.is_default.is_(True)
-    )
-    found = tx.execute(query).scalar_one_or_none()
+    found = statements.rows(tx, security_groups, project_id=project_id, is_default=True).one_or_none()
     if found is not None:
-        return GroupId(found)
+        return GroupId(found.id)
     return insert_group(tx, project_id, DEFAULT_NAME, DEFAULT_DESCRIPTION, is_default=True)
 
 

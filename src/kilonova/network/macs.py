@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 
 from kilonova.errors import BadRequest
 from kilonova.network.errors import MacAddressInUse
+from kilonova.store import statements
 from kilonova.store.schema import ports
 
 PREFIX = "fa:16:3e"
@@ -21,7 +22,7 @@ def new_mac(tx: Connection) -> str:
     while True:
         tail = secrets.token_bytes(3)
         mac = f"{PREFIX}:{tail[0]:02x}:{tail[1]:02x}:{tail[2]:02x}"
-        if tx.execute(select(ports.c.id).where(ports.c.mac == mac)).first() is None:
+        if statements.rows(tx, ports, mac=mac).first() is None:
             return mac
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, RowMapping, insert
 
 from kilonova.errors import BadRequest, NoMoreAddresses
 from kilonova.ids import PortId, new_id
@@ -16,6 +16,7 @@ from kilonova.network.addresses import allocate, allocate_specific
 from kilonova.network.errors import InvalidIpForSubnet, NetworkNotFound
 from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import chosen_mac, new_mac
+from kilonova.store import statements
 from kilonova.store.schema import networks, port_security_groups, ports, subnets
 
 DHCP = "network:dhcp"
@@ -71,7 +72,7 @@ def make_port(
     `AlreadyExists` or `BadRequest` for an address, `InUse` for a MAC. Whether the groups may be used by the project is
     checked by the caller.
     """
-    network = tx.execute(select(networks).where(networks.c.id == network_id)).mappings().one_or_none()
+    network = statements.rows(tx, networks, id=network_id).mappings().one_or_none()
     if network is None:
         raise NetworkNotFound(f"Network {network_id} could not be found.")
     is_service = device_owner in SERVICE_OWNERS
@@ -81,22 +82,22 @@ def make_port(
     secured = secured and not is_service
     port_id = PortId(new_id())
     made_mac = new_mac(tx) if mac is None else chosen_mac(tx, mac)
-    tx.execute(
-        insert(ports).values(
-            id=port_id,
-            network_id=network_id,
-            project_id=project_id,
-            name=name,
-            mac=made_mac,
-            device_id=device_id,
-            device_owner=device_owner,
-            host=host,
-            vif=vif,
-            position=position,
-            made_with_server=made_with_server,
-            port_security_enabled=secured,
-            **columns,
-        )
+    statements.add(
+        tx,
+        ports,
+        id=port_id,
+        network_id=network_id,
+        project_id=project_id,
+        name=name,
+        mac=made_mac,
+        device_id=device_id,
+        device_owner=device_owner,
+        host=host,
+        vif=vif,
+        position=position,
+        made_with_server=made_with_server,
+        port_security_enabled=secured,
+        **columns,
     )
     given = give_addresses(
         tx,
@@ -148,11 +149,10 @@ def give_addresses(
 
 def subnets_of(tx: Connection, network_id: str, prefer_host: str | None = None) -> list[RowMapping]:
     """The subnets of a network, oldest first, those of `prefer_host` before the others."""
-    query = select(subnets).where(subnets.c.network_id == network_id).order_by(subnets.c.created_at, subnets.c.id)
-    rows = list(tx.execute(query).mappings())
-    if prefer_host:
-        rows.sort(key=lambda row: row["host"] != prefer_host)
-    return rows
+    rows = statements.rows(tx, subnets, network_id=network_id).mappings()
+    return sorted(
+        rows, key=lambda row: (bool(prefer_host) and row["host"] != prefer_host, row["created_at"], row["id"])
+    )
 
 
 def _any_address(tx: Connection, port_id: str, rows: Sequence[RowMapping]) -> tuple[FixedIp, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from kilonova.errors import QuotaExceeded
+from kilonova.store import statements
 from kilonova.store.schema import (
     floating_ips,
     networks,
@@ -76,9 +77,8 @@ def check(tx: Connection, project_id: str, resource: str, adding: int = 1) -> No
     """Whether the project may have `adding` more. Raises `QuotaExceeded`; the cloud itself has no limits."""
     if not project_id or adding <= 0:
         return
-    query = select(quotas.c.hard_limit).where(quotas.c.project_id == project_id, quotas.c.resource == resource)
-    own = tx.execute(query).scalar_one_or_none()
-    limit = DEFAULTS[resource] if own is None else own
+    own = statements.rows(tx, quotas, project_id=project_id, resource=resource).one_or_none()
+    limit = DEFAULTS[resource] if own is None else own.hard_limit
     if limit == UNLIMITED:
         return
     used = usage_of(tx, project_id, [resource])[resource]

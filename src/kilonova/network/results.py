@@ -24,7 +24,7 @@ from kilonova.network.rows import (
     PortRow,
     ReleasedRow,
 )
-from kilonova.store import schema
+from kilonova.store import schema, statements
 from kilonova.store.addresses import confirm_forgotten
 
 
@@ -72,7 +72,7 @@ def record(tx: Connection, results: Results) -> None:
         (schema.floating_ips, results.floating_ips),
     ):
         for row_id, status in states:
-            tx.execute(update(table).where(table.c.id == row_id).values(status=status))
+            statements.change(tx, table, {"id": row_id}, status=status)
     confirm_forgotten(tx, [(row.subnet_id, row.address) for row in results.forgotten if row.next_host is None])
     addresses, pool = schema.addresses, schema.pool_networks
     for row in results.forgotten:

@@ -18,7 +18,7 @@ from kilonova.ids import new_id
 from kilonova.operations import OperationRunner
 from kilonova.scheduler.host_state import Request, load_hosts
 from kilonova.scheduler.placement import choose
-from kilonova.store import operations
+from kilonova.store import operations, statements
 from kilonova.store.database import Store
 from kilonova.store.instance_rows import add_fault, finish_action
 from kilonova.store.operations import Operation
@@ -83,10 +83,7 @@ def claim_host(tx: Connection, operation: Operation) -> str:
 
     Raises `NoValidHost`, and `NotFound` when the instance was deleted meanwhile. Doing it twice changes nothing.
     """
-    query = select(
-        instances.c.ram_mb, instances.c.vcpus, instances.c.disk_gb, instances.c.host, instances.c.availability_zone
-    ).where(instances.c.id == operation.resource_id)
-    instance = tx.execute(query).one_or_none()
+    instance = statements.rows(tx, instances, id=operation.resource_id).one_or_none()
     if instance is None:
         raise NotFound(f"Instance {operation.resource_id} could not be found.")
     host = instance.host
@@ -102,9 +99,9 @@ def claim_host(tx: Connection, operation: Operation) -> str:
         chosen = choose(request, load_hosts(tx))
         host = chosen.name
         claim = {"host": host, "availability_zone": chosen.availability_zone, "task_state": "spawning"}
-        tx.execute(update(instances).where(instances.c.id == operation.resource_id).values(**claim))
+        statements.change(tx, instances, {"id": operation.resource_id}, **claim)
         wiring = {"host": host, "vif": chosen.vif, "status": "BUILD"}
-        tx.execute(update(ports).where(ports.c.device_id == operation.resource_id).values(**wiring))
+        statements.change(tx, ports, {"device_id": operation.resource_id}, **wiring)
     topic = f"compute.{host}"
     operations.advance(tx, operation.id, step="build", topic=topic)
     return topic

@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, or_, select, update
 
 from kilonova.context import Context
 from kilonova.ids import OperationId, ProjectId, RequestId, UserId, new_id
+from kilonova.store import statements
 from kilonova.store.schema import now, operations
 
 
@@ -55,19 +56,19 @@ def begin(
 ) -> OperationId:
     """Write a new running operation; the caller casts `run_operation` to `topic` after the commit."""
     operation_id = OperationId(new_id())
-    tx.execute(
-        insert(operations).values(
-            id=operation_id,
-            kind=kind,
-            resource_id=resource_id,
-            project_id=context.project_id,
-            user_id=context.user_id,
-            request_id=context.request_id,
-            topic=topic,
-            step=step,
-            arguments=arguments or {},
-            deadline=now() + timedelta(seconds=deadline_s),
-        )
+    statements.add(
+        tx,
+        operations,
+        id=operation_id,
+        kind=kind,
+        resource_id=resource_id,
+        project_id=context.project_id,
+        user_id=context.user_id,
+        request_id=context.request_id,
+        topic=topic,
+        step=step,
+        arguments=arguments or {},
+        deadline=now() + timedelta(seconds=deadline_s),
     )
     return operation_id
 
@@ -80,36 +81,45 @@ def claim(
     With `topic`, only while that topic's worker does the present step: a doubled message does not bring it back.
     """
     moment = now()
-    wanted = update(operations).where(
-        operations.c.id == operation_id,
-        operations.c.state == "running",
-        or_(operations.c.owner.is_(None), operations.c.owner == owner, operations.c.lease_until < moment),
-    )
-    if topic is not None:
-        wanted = wanted.where(operations.c.topic == topic)
-    claimed = tx.execute(wanted.values(owner=owner, lease_until=moment + timedelta(seconds=lease_s)))
-    if not claimed.rowcount:
+    found = statements.rows(tx, operations, id=operation_id, state="running").one_or_none()
+    if found is None or (topic is not None and found.topic != topic):
         return None
-    return _operation(tx.execute(select(operations).where(operations.c.id == operation_id)).one())
+    claim = {
+        "operation_id": operation_id,
+        "present_topic": found.topic,
+        "claimer": owner,
+        "moment": moment,
+        "ends": moment + timedelta(seconds=lease_s),
+    }
+    return _operation(found) if tx.execute(_CLAIM, claim).rowcount else None
+
+
+_CLAIM = (
+    update(operations)
+    .where(
+        operations.c.id == bindparam("operation_id"),
+        operations.c.topic == bindparam("present_topic"),
+        operations.c.state == "running",
+        or_(
+            operations.c.owner.is_(None),
+            operations.c.owner == bindparam("claimer"),
+            operations.c.lease_until < bindparam("moment"),
+        ),
+    )
+    .values(owner=bindparam("claimer"), lease_until=bindparam("ends"))
+)
 
 
 def renew(tx: Connection, operation_id: str, owner: str, lease_s: float) -> bool:
     """Prolong the lease; false when it was lost or the operation has ended."""
-    renewed = tx.execute(
-        update(operations)
-        .where(operations.c.id == operation_id, operations.c.owner == owner, operations.c.state == "running")
-        .values(lease_until=now() + timedelta(seconds=lease_s))
-    )
-    return bool(renewed.rowcount)
+    held = {"id": operation_id, "owner": owner, "state": "running"}
+    return bool(statements.change(tx, operations, held, lease_until=now() + timedelta(seconds=lease_s)))
 
 
 def release(tx: Connection, topic: str, owner: str) -> None:
     """Give every lease back at an orderly stop: the next worker need not wait for it to run out."""
-    tx.execute(
-        update(operations)
-        .where(operations.c.topic == topic, operations.c.owner == owner, operations.c.state == "running")
-        .values(owner=None, lease_until=None)
-    )
+    held = {"topic": topic, "owner": owner, "state": "running"}
+    statements.change(tx, operations, held, owner=None, lease_until=None)
 
 
 def advance(tx: Connection, operation_id: str, *, step: str, topic: str) -> bool:
@@ -117,12 +127,8 @@ def advance(tx: Connection, operation_id: str, *, step: str, topic: str) -> bool
 
     False when it has ended meanwhile.
     """
-    advanced = tx.execute(
-        update(operations)
-        .where(operations.c.id == operation_id, operations.c.state == "running")
-        .values(step=step, topic=topic, owner=None, lease_until=None)
-    )
-    return bool(advanced.rowcount)
+    handed_on = {"step": step, "topic": topic, "owner": None, "lease_until": None}
+    return bool(statements.change(tx, operations, {"id": operation_id, "state": "running"}, **handed_on))
 
 
 def complete(tx: Connection, operation_id: str) -> bool:
@@ -136,12 +142,8 @@ def fail(tx: Connection, operation_id: str, error: str) -> bool:
 
 
 def _end(tx: Connection, operation_id: str, state: str, error: str | None) -> bool:
-    ended = tx.execute(
-        update(operations)
-        .where(operations.c.id == operation_id, operations.c.state == "running")
-        .values(state=state, error=error, owner=None, lease_until=None)
-    )
-    return bool(ended.rowcount)
+    ended = {"state": state, "error": error, "owner": None, "lease_until": None}
+    return bool(statements.change(tx, operations, {"id": operation_id, "state": "running"}, **ended))
 
 
 def cancel_for(tx: Connection, resource_id: str, reason: str, *, except_id: str = "") -> None:
@@ -155,8 +157,12 @@ def cancel_for(tx: Connection, resource_id: str, reason: str, *, except_id: str 
 
 def running_for(tx: Connection, resource_id: str) -> list[Operation]:
     """The running operations of a resource, oldest first."""
-    query = select(operations).where(operations.c.resource_id == resource_id, operations.c.state == "running")
-    return [_operation(row) for row in tx.execute(query.order_by(operations.c.created_at))]
+    found = statements.rows(tx, operations, resource_id=resource_id, state="running").all()
+    return [_operation(row) for row in sorted(found, key=lambda row: row.created_at)]
+
+
+def is_running(tx: Connection, operation_id: str) -> bool:
+    return statements.rows(tx, operations, id=operation_id, state="running").first() is not None
 
 
 def pending_for_topic(tx: Connection, topic: str, owner: str = "") -> list[OperationId]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 
-from kilonova.store import addresses
+from kilonova.store import addresses, statements
 from kilonova.store.schema import floating_ips, port_security_groups, ports, routers
 
 
@@ -14,13 +14,13 @@ def release_port(tx: Connection, port_id: str) -> list[str]:
     Its addresses are released, not freed. A floating IP on it loses its association. A port that is already gone is
     passed over.
     """
-    port = tx.execute(select(ports.c.id, ports.c.mac, ports.c.host).where(ports.c.id == port_id)).one_or_none()
+    port = statements.rows(tx, ports, id=port_id).one_or_none()
     if port is None:
         return []
     hosts = {port.host} | set(clear_floating(tx, port_id))
     addresses.release(tx, port_id, mac=port.mac, host=port.host)
-    tx.execute(delete(port_security_groups).where(port_security_groups.c.port_id == port_id))
-    tx.execute(delete(ports).where(ports.c.id == port_id))
+    statements.remove(tx, port_security_groups, port_id=port_id)
+    statements.remove(tx, ports, id=port_id)
     return sorted(host for host in hosts if host)
 
 
