@@ -67,7 +67,7 @@ def inline(page: Path) -> list[str]:
 
 
 def name(page: Path) -> str:
-    return page.stem.lower()
+    return "index" if page == ROOT / "docs" / "README.md" else page.stem.lower()
 
 
 WITH_SESSION = [page for page in PAGES if any(not line.startswith("make ") for line in session(page))]
@@ -162,6 +162,21 @@ def openstack_commands() -> set[str]:
     """Names of the client's commands, words joined by underscores."""
     groups = [group for group in entry_points().groups if group.startswith("openstack.")]
     return {entry.name for group in groups for entry in entry_points(group=group)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_and_modules_that_pages_name_exist(page: Path) -> None:
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for place in ("src", "tests", "bench")
+        for path in ROOT.glob(f"{place}/**/*.*")
+    ]
+    for text in inline(page):
+        if re.fullmatch(r"[\w/-]+\.(py|S)", text):
+            assert any(f"/{file}".endswith(f"/{text}") for file in files), f"{page.name}: {text}"
+        elif re.fullmatch(r"kilonova(\.[a-z_]+)+", text) and not text.endswith(".sqlite"):
+            module = "src/" + "/".join(text.split(".")[:3])
+            assert any(file.startswith((f"{module}/", f"{module}.py")) for file in files), f"{page.name}: {text}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, func, select
 
+from kilonova.scheduler.host_state import is_alive
 from kilonova.service.state import Options, StateDirectory
 from kilonova.store import schema
-
-ALIVE_WITHIN_S = 20.0
 
 
 def report(state: StateDirectory, options: Options) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _services(connection: Connection) -> list[dict[str, Any]]:
             {
                 "kind": row.kind,
                 "host": row.host,
-                "state": "up" if age_s < ALIVE_WITHIN_S and not row.forced_down else "down",
+                "state": "up" if is_alive(row.seen_at, row.forced_down, present) else "down",
                 "enabled": row.enabled,
                 "age_s": round(age_s, 1),
                 "progress": row.progress,
