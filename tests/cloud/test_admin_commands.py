@@ -145,6 +145,9 @@ def test_floating_ranges_are_created_listed_and_deleted(cloud: RunningCloud) -> 
         assert words in refused(cloud, "floating", "create", host, cidr), cidr
     assert told(cloud, "floating", "delete", "198.51.100.0/24") == {"deleted": "198.51.100.0/24"}
     assert "198.51.100.0/24" in refused(cloud, "floating", "delete", "198.51.100.0/24")
+    no_range = cloud.kilonova("floating", "delete", "198.51.100.7", check=False)
+    assert no_range.returncode == 2
+    assert "198.51.100.7" in no_range.stderr
     assert [item["cidr"] for item in told(cloud, "floating", "list")] == ["203.0.113.0/24"]
 
 

@@ -40,6 +40,8 @@ def create(host: str, cidr: str, state_dir: Path, as_json: bool) -> None:
 @json_option
 def delete(cidr: str, state_dir: Path, as_json: bool) -> None:
     """Take a RANGE away, whole. Refused while one of its addresses is in use."""
+    if "/" not in cidr:
+        raise click.BadParameter(f"'{cidr}' is no range such as 198.51.100.0/24: see `kilonova floating list`")
     Client.from_environment(state_dir).request("DELETE", "network", f"{_PATH}/{quote(cidr, safe='')}")
     if as_json:
         show_json({"deleted": cidr})

@@ -153,6 +153,10 @@ def _options(
         raise BadRequest(f"{state.path} is a cloud in {known.mode} mode; use another --state-dir for --{mode}")
     if known and host_name and host_name != known.host_name:
         raise BadRequest(f"{state.path} is the host {known.host_name}; use another --state-dir for {host_name}")
+    if known and driver and driver != known.driver:
+        raise BadRequest(
+            f"the guests of {state.path} are of the driver {known.driver}; use another --state-dir for --driver {driver}"
+        )
     base = known or Options(prefix=state.prefix)
     mode = mode or base.mode
     driver = driver or ("fake" if mode == "simulate" else base.driver)

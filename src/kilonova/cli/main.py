@@ -94,6 +94,12 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)
+    except PermissionError as error:
+        click.echo(f"kilonova: {error.filename or error}: not allowed to this user; use sudo", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"kilonova: {error}", err=True)
+        sys.exit(1)
 
 
 def example(text: str) -> str:

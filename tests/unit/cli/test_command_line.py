@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from kilonova.cli.main import _COMMANDS, kilonova
+from kilonova.cli.main import _COMMANDS, kilonova, main
 from kilonova.cli.output import show_table
 
 
@@ -60,6 +60,23 @@ def test_failures_are_one_line_and_exit_1(tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("kilonova: ")
     assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/root/options.json"), OSError(5, "Input")])
+def test_what_the_system_refuses_is_one_line(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kilonova.cli.lifecycle.existing", fail)
+    with pytest.raises(SystemExit) as ending:
+        main(["status"])
+    assert ending.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("kilonova: ")
+    assert said.count("\n") == 1
+    assert ("sudo" in said) is isinstance(error, PermissionError)
 
 
 def test_vpn_run_and_spawn_say_that_they_come_later() -> None:
