@@ -29,6 +29,7 @@ from kilonova.network.rows import (
     RouterRow,
     SubnetRow,
 )
+from kilonova.network.texts import is_domain_name
 
 T = TypeVar("T")
 
@@ -406,7 +407,7 @@ class _Planner:
                 mac=next((port.mac for port in ports if port.device_owner == SERVICE_OWNER), "")
                 or _derived_mac(network.id),
                 mtu=network.mtu,
-                domain=network.dns_domain.strip(".") or DEFAULT_DOMAIN,
+                domain=_domain_name(network.dns_domain) or DEFAULT_DOMAIN,
                 subnets=subnets,
                 forwarders=self.forwarders,
                 entries=tuple(
@@ -431,7 +432,7 @@ class _Planner:
 
     @staticmethod
     def _entry(port: PortRow, address: AddressRow) -> HostEntry:
-        name = port.hostname or port.dns_name or f"host-{address.address.replace('.', '-')}"
+        name = _domain_name(port.hostname) or _domain_name(port.dns_name) or f"host-{address.address.replace('.', '-')}"
         return HostEntry(port.id, port.mac, address.address, name, port.device_id)
 
     # -------------------------------------------------------------------------------------------- routers
@@ -505,6 +506,11 @@ def routing_domains(routed: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
         for network_id in joined:
             domains[network_id] = joined
     return domains
+
+
+def _domain_name(text: str | None) -> str:
+    """The name, or nothing if it is none: whatever a row says, no line of dnsmasq's files is a user's to write."""
+    return text.strip(".") if text and is_domain_name(text) else ""
 
 
 def _derived_mac(network_id: str) -> str:

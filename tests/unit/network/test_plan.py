@@ -149,6 +149,18 @@ def test_service_speaks_for_its_network() -> None:
     assert [entry.hostname for entry in service.entries] == ["host-10-0-0-3"]
 
 
+def test_no_row_writes_a_line_of_its_own_for_dnsmasq() -> None:
+    """Names are checked when they are given; what is in a database of an earlier day is not believed either."""
+    rows = Rows()
+    network_id = rows.network(1, dns_domain="x\ndhcp-script=/bin/false")
+    rows.port(1, 1, "10.0.0.3", dns_name="a,b\nc")
+
+    service = plan(rows.host_rows(), config()).services[network_id]
+
+    assert service.domain == "kilonova.internal"
+    assert [entry.hostname for entry in service.entries] == ["host-10-0-0-3"]
+
+
 def test_network_without_service_address_or_of_another_host_has_no_service_here() -> None:
     rows = Rows()
     rows.network(1)
