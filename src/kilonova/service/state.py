@@ -65,8 +65,18 @@ class StateDirectory:
         return self.path / "clouds.yaml"
 
     def make(self) -> None:
-        """Create the directory. Raises `BadRequest` when this user cannot write there."""
+        """Create the directory.
+
+        Raises `BadRequest` when this user cannot write there, or for one with other things in it: `down --purge` removes
+        the directory with everything.
+        """
         try:
+            if self.path.exists() and not (self.options_file.exists() or (self.path / "kilonova.sqlite").exists()):
+                others = sorted({entry.name for entry in self.path.iterdir()} - {"run", "logs"})
+                if others:
+                    raise BadRequest(
+                        f"--state-dir {self.path} holds other things ({', '.join(others[:3])}): choose a new directory"
+                    )
             self.path.mkdir(parents=True, exist_ok=True, mode=0o711)
             for name in ("run", "logs"):
                 (self.path / name).mkdir(exist_ok=True, mode=0o700)

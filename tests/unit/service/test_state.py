@@ -23,6 +23,18 @@ def state(tmp_path: Path) -> StateDirectory:
     return directory
 
 
+def test_a_directory_with_other_things_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(BadRequest, match=r"thesis\.txt"):
+        StateDirectory(tmp_path).make()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_cloud_whose_options_were_removed_is_taken(state: StateDirectory) -> None:
+    (state.path / "kilonova.sqlite").touch()
+    state.make()
+
+
 def test_options_are_kept(state: StateDirectory) -> None:
     options = Options(mode="sandbox", driver="namespace", port=9999, trunks={"physnet1": "eth1"})
     state.write_options(options)
