@@ -54,17 +54,25 @@ def examine(state_dir: Path) -> list[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({package for name, package in PROGRAMS.items() if not shutil.which(name, path=path)})
+    missing = sorted({package for name, package in PROGRAMS.items() if not shutil.which(name, path=_path())})
     if missing:
         yield Finding("packages", "problem", f"missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}")
     else:
         yield Finding("packages", "ok", f"all {len(PROGRAMS)} programs are installed")
 
 
+def _path() -> str:
+    """Where programs are, also for a shell whose PATH leaves out those for administrators."""
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
 def kernel() -> Iterator[Finding]:
     if os.geteuid() != 0:
         yield Finding("kernel", "note", "not checked", "run it as root to check kernel features")
+        return
+    missing = [program for program in ("unshare", "sh", "ip", "nft") if not shutil.which(program, path=_path())]
+    if missing:
+        yield Finding("kernel", "note", f"not checked, without {', '.join(missing)}", "install the packages first")
         return
     lacking = [name for name, works in _kernel_features().items() if not works]
     needed = [name for name in lacking if name != "8021q"]
@@ -86,7 +94,12 @@ def _kernel_features() -> dict[str, bool]:
     )
     try:
         done = subprocess.run(
-            ["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, timeout=10, check=False
+            ["unshare", "--net", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={**os.environ, "PATH": _path()},
         )
     except (OSError, subprocess.TimeoutExpired):
         return {"network namespaces": False}

@@ -17,5 +17,7 @@ def bind(address: str, port: int) -> socket.socket:
         listener.bind((address, port))
     except OSError as error:
         listener.close()
-        raise BadRequest(f"--listen {address}:{port}: {os.strerror(error.errno or 0)}") from error
+        is_unknown = isinstance(error, socket.gaierror)  # its number is the resolver's, not the system's
+        why = "not an address" if is_unknown else os.strerror(error.errno or 0)
+        raise BadRequest(f"--listen {address}:{port}: {why}") from error
     return listener
