@@ -155,7 +155,7 @@ def _options(
         raise BadRequest(f"{state.path} is the host {known.host_name}; use another --state-dir for {host_name}")
     if known and driver and driver != known.driver:
         raise BadRequest(
-            f"the guests of {state.path} are of the driver {known.driver}; use another --state-dir for --driver {driver}"
+            f"{state.path} has guests of the driver {known.driver}; use another --state-dir for --driver {driver}"
         )
     base = known or Options(prefix=state.prefix)
     mode = mode or base.mode

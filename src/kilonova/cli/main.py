@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -80,6 +81,8 @@ def kilonova() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; every failure is one line on standard error."""
+    # The root shell of a plain `su` leaves out where dnsmasq, nft and others are.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     try:
         kilonova.main(args=args, prog_name="kilonova", standalone_mode=False)
     except click.ClickException as error:

@@ -67,8 +67,8 @@ class StateDirectory:
     def make(self) -> None:
         """Create the directory.
 
-        Raises `BadRequest` when this user cannot write there, or for one with other things in it: `down --purge` removes
-        the directory with everything.
+        Raises `BadRequest` when this user cannot write there, or for one with other things in it: `down --purge`
+        removes the directory with everything.
         """
         try:
             if self.path.exists() and not (self.options_file.exists() or (self.path / "kilonova.sqlite").exists()):
