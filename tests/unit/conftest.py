@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from kilonova.bus.local import LocalBus
 from kilonova.cloud.controller import Cloud
 from kilonova.config import Config
+from kilonova.store import database
 from kilonova.store.database import Store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_statements() -> Iterator[None]:
+    """Every test has a store, so engines, of its own; what one of them has compiled serves the next ones too."""
+    make, shared = database._engine, list[Engine]()
+
+    def engine(*args: Any, **options: Any) -> Engine:
+        made = make(*args, **options)
+        shared.append(made)
+        made.dialect = made.pool._dialect = shared[0].dialect
+        made._compiled_cache = shared[0]._compiled_cache
+        del shared[1:]
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_engine", engine)
+        yield
 
 
 @pytest.fixture

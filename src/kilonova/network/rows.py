@@ -7,9 +7,11 @@ with a floating range here, what the groups of its ports say, and what it still 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, or_, select, union
+from sqlalchemy import BindParameter, Connection, Select, bindparam, or_, select, union
 
 from kilonova.store import schema
 
@@ -133,88 +135,101 @@ class HostRows(NamedTuple):
 
 def load(tx: Connection, host: str) -> HostRows:
     """What concerns `host`, in one snapshot; the number of queries does not grow with the rows."""
-    networks, subnets, ports = schema.networks, schema.subnets, schema.ports
-    routers = [
-        RouterRow(*row)
-        for row in tx.execute(
-            _columns(schema.routers, RouterRow).where(schema.routers.c.host == host).order_by(schema.routers.c.id)
-        )
-    ]
-    router_ids = select(schema.routers.c.id).where(schema.routers.c.host == host)
+    queries, here = _queries(), {"host": host}
+    return HostRows(
+        host=host,
+        networks=[NetworkRow._make(row) for row in tx.execute(queries.networks, here)],
+        subnets=[SubnetRow._make(row) for row in tx.execute(queries.subnets, here)],
+        ports=[PortRow._make(row) for row in tx.execute(queries.ports, here)],
+        addresses=[AddressRow._make(row) for row in tx.execute(queries.addresses, here)],
+        routers=[RouterRow._make(row) for row in tx.execute(queries.routers, here)],
+        floating_ips=[FloatingRow._make(row) for row in tx.execute(queries.floating_ips, here)],
+        port_groups=[(row[0], row[1]) for row in tx.execute(queries.port_groups, here)],
+        rules=[RuleRow._make(row) for row in tx.execute(queries.rules, here)],
+        members=[MemberRow._make(row) for row in tx.execute(queries.members, here)],
+        routed=[(row[0], row[1]) for row in tx.execute(queries.routed, here)],
+        released=_released(tx, host),
+        released_pool_networks=list(tx.execute(queries.released_pool_networks, here).scalars()),
+    )
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """The statements of `load`, each about the host that is bound as `host`."""
+
+    networks: Select[Any]
+    subnets: Select[Any]
+    ports: Select[Any]
+    addresses: Select[Any]
+    routers: Select[Any]
+    floating_ips: Select[Any]
+    port_groups: Select[Any]
+    rules: Select[Any]
+    members: Select[Any]
+    routed: Select[Any]
+    released_pool_networks: Select[Any]
+
+
+@cache
+def _queries() -> _Queries:
+    """Built once: to build them takes as long as to read a hundred ports."""
+    host: BindParameter[str] = bindparam("host")
+    networks, subnets, ports, routers = schema.networks, schema.subnets, schema.ports, schema.routers
+    links, rules, pool = schema.port_security_groups, schema.security_group_rules, schema.pool_networks
+    router_ids = select(routers.c.id).where(routers.c.host == host)
     router_ports = or_(ports.c.device_owner == INTERFACE_OWNER, ports.c.device_owner == GATEWAY_OWNER)
-    here = union(
+    concerned = union(
         select(networks.c.id).where(networks.c.host == host),
         select(ports.c.network_id).where(ports.c.host == host, ports.c.vif != "none"),
         select(ports.c.network_id).where(router_ports, ports.c.device_id.in_(router_ids)),
         select(subnets.c.network_id).where(subnets.c.host == host),
     )
-    network_rows = [
-        NetworkRow(*row)
-        for row in tx.execute(
-            _columns(networks, NetworkRow)
-            .where(networks.c.id.in_(select(here.subquery().c[0])))
-            .order_by(networks.c.created_at, networks.c.id)
-        )
-    ]
-    network_ids = select(here.subquery().c[0])
+    network_ids = select(concerned.subquery().c[0])
     served = select(networks.c.id).where(networks.c.host == host, networks.c.external.is_(False))
     wanted_ports = or_(
         ports.c.host == host,
         ports.c.network_id.in_(served),
         router_ports & ports.c.device_id.in_(router_ids),
     )
-    return HostRows(
-        host=host,
-        networks=network_rows,
-        subnets=[
-            SubnetRow(*row)
-            for row in tx.execute(
-                _columns(subnets, SubnetRow)
-                .where(subnets.c.network_id.in_(network_ids))
-                .order_by(subnets.c.created_at, subnets.c.id)
-            )
-        ],
-        ports=[
-            PortRow(*row)
-            for row in tx.execute(
-                _columns(ports, PortRow, omit=("hostname",))
-                .add_columns(schema.instances.c.hostname)
-                .outerjoin(schema.instances, schema.instances.c.id == ports.c.device_id)
-                .where(wanted_ports)
-                .order_by(ports.c.id)
-            )
-        ],
-        addresses=[
-            AddressRow(*row)
-            for row in tx.execute(
-                _columns(schema.addresses, AddressRow)
-                .join(ports, ports.c.id == schema.addresses.c.port_id)
-                .where(wanted_ports)
-                .order_by(schema.addresses.c.address)
-            )
-        ],
-        routers=routers,
-        floating_ips=[
-            FloatingRow(*row)
-            for row in tx.execute(
-                _columns(schema.floating_ips, FloatingRow)
-                .where(schema.floating_ips.c.router_id.in_(router_ids))
-                .order_by(schema.floating_ips.c.id)
-            )
-        ],
-        **_group_rows(tx, host),
-        routed=_routed(tx, network_ids),
-        released=_released(tx, host),
-        released_pool_networks=list(
-            tx.execute(
-                select(schema.pool_networks.c.id).where(
-                    schema.pool_networks.c.released_at.is_not(None),
-                    or_(
-                        schema.pool_networks.c.released_host == host,
-                        schema.pool_networks.c.released_host.is_(None),
-                    ),
-                )
-            ).scalars()
+    bound = (
+        select(links.c.port_id, links.c.security_group_id)
+        .join(ports, ports.c.id == links.c.port_id)
+        .where(ports.c.host == host)
+    )
+    of_used = rules.c.security_group_id.in_(select(bound.subquery().c.security_group_id))
+    remote_ids = select(rules.c.remote_group_id).where(of_used, rules.c.remote_group_id.is_not(None))
+    member_columns = (links.c.security_group_id, schema.addresses.c.network_id, schema.addresses.c.address)
+    rule_columns = (rules.c.security_group_id, *(rules.c[name] for name in RuleRow._fields[1:]))
+    interfaces = select(ports.c.device_id, ports.c.network_id).where(ports.c.device_owner == INTERFACE_OWNER)
+    near = select(ports.c.device_id).where(ports.c.device_owner == INTERFACE_OWNER, ports.c.network_id.in_(network_ids))
+    return _Queries(
+        networks=_columns(networks, NetworkRow)
+        .where(networks.c.id.in_(network_ids))
+        .order_by(networks.c.created_at, networks.c.id),
+        subnets=_columns(subnets, SubnetRow)
+        .where(subnets.c.network_id.in_(network_ids))
+        .order_by(subnets.c.created_at, subnets.c.id),
+        ports=_columns(ports, PortRow, omit=("hostname",))
+        .add_columns(schema.instances.c.hostname)
+        .outerjoin(schema.instances, schema.instances.c.id == ports.c.device_id)
+        .where(wanted_ports)
+        .order_by(ports.c.id),
+        addresses=_columns(schema.addresses, AddressRow)
+        .join(ports, ports.c.id == schema.addresses.c.port_id)
+        .where(wanted_ports)
+        .order_by(schema.addresses.c.address),
+        routers=_columns(routers, RouterRow).where(routers.c.host == host).order_by(routers.c.id),
+        floating_ips=_columns(schema.floating_ips, FloatingRow)
+        .where(schema.floating_ips.c.router_id.in_(router_ids))
+        .order_by(schema.floating_ips.c.id),
+        port_groups=bound,
+        rules=select(*rule_columns).where(of_used),
+        members=select(*member_columns)
+        .join(schema.addresses, schema.addresses.c.port_id == links.c.port_id)
+        .where(links.c.security_group_id.in_(remote_ids)),
+        routed=interfaces.where(ports.c.device_id.in_(near)).distinct(),
+        released_pool_networks=select(pool.c.id).where(
+            pool.c.released_at.is_not(None), or_(pool.c.released_host == host, pool.c.released_host.is_(None))
         ),
     )
 
@@ -222,49 +237,6 @@ def load(tx: Connection, host: str) -> HostRows:
 def _columns(table: Any, row: type[Any], omit: Iterable[str] = ()) -> Select[Any]:
     names: tuple[str, ...] = row._fields
     return select(*(table.c[name] for name in names if name not in omit))
-
-
-def _group_rows(tx: Connection, host: str) -> dict[str, Any]:
-    ports, links, rules = schema.ports, schema.port_security_groups, schema.security_group_rules
-    bound = (
-        select(links.c.port_id, links.c.security_group_id)
-        .join(ports, ports.c.id == links.c.port_id)
-        .where(ports.c.host == host)
-    )
-    used = bound.subquery()
-    group_ids = select(used.c.security_group_id)
-    of_used = rules.c.security_group_id.in_(group_ids)
-    remote_ids = select(rules.c.remote_group_id).where(of_used, rules.c.remote_group_id.is_not(None))
-    member_columns = (links.c.security_group_id, schema.addresses.c.network_id, schema.addresses.c.address)
-    members = (
-        select(*member_columns)
-        .join(schema.addresses, schema.addresses.c.port_id == links.c.port_id)
-        .where(links.c.security_group_id.in_(remote_ids))
-    )
-    rule_columns = (
-        rules.c.security_group_id,
-        rules.c.direction,
-        rules.c.ethertype,
-        rules.c.protocol,
-        rules.c.port_range_min,
-        rules.c.port_range_max,
-        rules.c.remote_ip_prefix,
-        rules.c.remote_group_id,
-    )
-    return {
-        "port_groups": [(row[0], row[1]) for row in tx.execute(bound)],
-        "rules": [RuleRow(*row) for row in tx.execute(select(*rule_columns).where(of_used))],
-        "members": [MemberRow(*row) for row in tx.execute(members)],
-    }
-
-
-def _routed(tx: Connection, network_ids: Select[Any]) -> list[tuple[str, str]]:
-    ports = schema.ports
-    near = select(ports.c.device_id).where(ports.c.device_owner == INTERFACE_OWNER, ports.c.network_id.in_(network_ids))
-    query = select(ports.c.device_id, ports.c.network_id).where(
-        ports.c.device_owner == INTERFACE_OWNER, ports.c.device_id.in_(near)
-    )
-    return [(row[0], row[1]) for row in tx.execute(query.distinct())]
 
 
 def _released(tx: Connection, host: str) -> list[ReleasedRow]:
