@@ -43,6 +43,7 @@ from kilonova.store.ports import release_port
 from kilonova.store.schema import addresses, floating_ips, networks, ports, routers, subnets
 
 _MOST_ROUTES = 30
+_MOST_OUTSIDE_ADDRESSES = 5
 _PLAIN = ("name", "description", "admin_state_up")
 
 
@@ -161,9 +162,11 @@ def _set_gateway(tx: Connection, context: Context, router: RowMapping, info: Map
         raise BadRequest(f"Bad router request: Network {network_id} is not an external network.")
     fixed = info.get("external_fixed_ips") or None
     snat = info.get("enable_snat")
+    if len(fixed or []) > _MOST_OUTSIDE_ADDRESSES:
+        raise BadRequest(f"external_fixed_ips: more than {_MOST_OUTSIDE_ADDRESSES} addresses for one router.")
     if not context.is_admin:
-        if fixed and any(item.get("ip_address") for item in fixed):
-            raise Forbidden("external_fixed_ips: only an administrator chooses the gateway's address.")
+        if fixed and (len(fixed) > 1 or any(item.get("ip_address") for item in fixed)):
+            raise Forbidden("external_fixed_ips: only an administrator chooses the gateway's address, or several.")
         if snat is False:
             raise Forbidden("enable_snat: only an administrator turns it off.")
     wanted = None if fixed is None else [FixedIp(item.get("subnet_id"), item.get("ip_address")) for item in fixed]

@@ -260,6 +260,8 @@ def exists_now(tx: Connection, instance_id: str) -> bool:
 
 
 def _check_actions(tx: Connection, context: Context, instance_id: str, rows: Sequence[RowMapping]) -> None:
-    """A server that is gone shows its log to the project it belonged to."""
-    if not any(context.is_admin or row["project_id"] == context.project_id for row in rows):
+    """A server that is gone shows its log to the project it belonged to, which began it by making the server."""
+    if not rows or exists_now(tx, instance_id):
         get_instance(tx, context, instance_id)
+    elif not context.is_admin and rows[-1]["project_id"] != context.project_id:
+        raise NotFound(f"Instance {instance_id} could not be found.")

@@ -98,6 +98,15 @@ def test_tables_line_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == ["A      LONG", "-----  ----", "x      -", "wider  yes"]
 
 
+def test_names_do_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(["NAME"], [["\x1b]0;owned\x07web\n"], ["schön"]])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert len(shown.splitlines()) == 4
+    assert "schön" in shown
+
+
 def test_every_verb_that_prints_has_json() -> None:
     silent = {"exec", "run", "spawn"}  # another program's output; refusals
     context = click.Context(kilonova)

@@ -349,6 +349,22 @@ async def test_actions_are_logged_and_outlive_the_server(member: Client, operato
     await member.at("2.20").ask("GET", log, status=404)
 
 
+async def test_what_an_administrator_did_shows_the_log_to_nobody_else(
+    member: Client, operator: Client, client_of: MakeClient
+) -> None:
+    colleague = client_of("member", user_id="u2", project_id="admin")
+    server_id = await member.server()
+    await member.wait(server_id, "ACTIVE")
+    await operator.ask("POST", f"/servers/{server_id}/action", {"os-stop": None}, status=202)
+    await member.wait(server_id, "SHUTOFF")
+    log = f"/servers/{server_id}/os-instance-actions"
+    await colleague.ask("GET", log, status=404)
+    await operator.ask("DELETE", f"/servers/{server_id}", status=204)
+    await member.wait_gone(server_id)
+    await colleague.ask("GET", log, status=404)
+    assert len((await member.ask("GET", log))["instanceActions"]) == 3
+
+
 async def test_groups_are_added_and_removed(member: Client, store: Store) -> None:
     from kilonova.network.groups import insert_group
 
