@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kilonova.network import rules
 from kilonova.network.group_rules import chain_name
 from kilonova.network.layout import Chain, Changes
-from kilonova.network.plan import HostPlan
+from kilonova.network.plan import HostPlan, Member
 
 MANY = 4
 """From so many addresses of one zone on, flows are cut whatever their address."""
@@ -36,6 +36,20 @@ class Cut(NamedTuple):
 
 def cuts(plan: HostPlan, changes: Changes) -> set[Cut]:
     """Flows of addresses whose groups changed or went, of members that left a group, and those lost rules allowed."""
+    return fewer(_cuts(plan, changes))
+
+
+def not_resumed(plan: HostPlan, changes: Changes) -> set[Member]:
+    """Addresses whose answers to flows now cut must not begin these flows anew."""
+    bridges = {bridge.zone: bridge.name for bridge in plan.bridges.values() if bridge.filtered}
+    return {
+        Member(bridges[cut.zone], cut.target)
+        for cut in _cuts(plan, changes)
+        if cut.target and cut.version == 4 and cut.zone in bridges
+    }
+
+
+def _cuts(plan: HostPlan, changes: Changes) -> set[Cut]:
     zones = {bridge.name: bridge.zone for bridge in plan.bridges.values() if bridge.filtered}
     found: set[Cut] = set()
     for (key, text), value in changes.removed_elements:
@@ -50,8 +64,7 @@ def cuts(plan: HostPlan, changes: Changes) -> set[Cut]:
             found.add(Cut(zone, _version(address), target=address))
         elif key in _SOURCES or (key[:2] == rules.ZONES[:2] and key.name.startswith("g_")):
             found.add(Cut(zone, _version(address), source=address))
-    found |= set(_of_lost_rules(plan, zones, changes))
-    return fewer(found)
+    return found | set(_of_lost_rules(plan, zones, changes))
 
 
 def cuts_of_address(zone: int, address: str) -> set[Cut]:

@@ -45,6 +45,8 @@ TARGET6_OK = l2("dst6_ok")
 ZONES = groups("zones")
 DHCP_SERVERS = groups("dhcp_srv")
 EGRESS, INGRESS = groups("egress"), groups("ingress")
+NOT_RESUMED = groups("not_resumed")
+"""Addresses of which flows were just cut. Filled by the way, emptied by time: no plan says what is in it."""
 EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
 FLOATING = nat("fip")
 FIXED = nat("fip_rev")
@@ -74,6 +76,7 @@ def switch_rules() -> Layout:
         DHCP_SERVERS: "type ifname . ipv4_addr;",
         EGRESS: "type ifname . ipv4_addr : verdict;",
         INGRESS: "type ifname . ipv4_addr : verdict;",
+        NOT_RESUMED: "type ifname . ipv4_addr; flags timeout; timeout 15m;",
         EGRESS6: "type ifname . ipv6_addr : verdict;",
         INGRESS6: "type ifname . ipv6_addr : verdict;",
     }
@@ -138,6 +141,8 @@ def switch_rules() -> Layout:
         groups("forwarded"): Chain.of(
             "ct state vmap { established : accept, related : accept, invalid : drop }",
             f"icmpv6 type {ND} accept",
+            # A server's answer to a flow that was cut would else begin it anew, the other way round.
+            "ct state new tcp flags & (syn | ack) != syn iifname . ip saddr @not_resumed drop",
             "iifname . ip daddr @dhcp_srv udp sport 68 udp dport 67 accept",
             "iifname . ip saddr vmap @egress",
             "iifname . ip6 saddr vmap @egress6",

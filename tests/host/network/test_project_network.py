@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import select
+import socket
 
+from kilonova.network.host import namespaces
 from kilonova.store import schema
 
 from .world import Guest, World, connects, pings, until
@@ -85,6 +89,36 @@ async def test_removed_rule_cuts_what_was_open(world: World) -> None:
 
     assert not pings(client.namespace, server.address)
     flow.kill()
+
+
+async def test_server_that_goes_on_sending_does_not_resume_what_was_cut(world: World) -> None:
+    """Its next segment would be the first of a new flow, which its own group lets out."""
+    network = await world.network()
+    group = await world.default_group(network.project_id)
+    server = await world.guest(network, 3, [group])
+    client = await world.guest(network, 4, [], port_security_enabled=False)
+    rule = await world.rule(group, protocol="tcp", port_range_min=80, port_range_max=80)
+    await world.look()
+    listener = namespaces.run_inside(server.namespace, socket.create_server, ("", 80))
+    with listener, namespaces.run_inside(client.namespace, socket.create_connection, (server.address, 80), 5) as near:
+        far, _ = listener.accept()
+        near.setblocking(False)
+
+        def hears_more() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while near.recv(4096):
+                    pass
+            far.send(b"more")
+            return bool(select.select([near], [], [], 0.5)[0])
+
+        assert hears_more()
+        await world.remove_rule(rule)
+        far.send(b"under way")
+        await world.look()
+        hears_more()
+
+        assert not any(hears_more() for _ in range(4))
+        far.close()
 
 
 async def test_group_members_on_two_networks_of_one_router_reach_each_other(world: World) -> None:

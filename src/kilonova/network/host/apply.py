@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from kilonova.config import Config
 from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network import rules
-from kilonova.network.flows import Cut, cuts, cuts_of_address, translations_gone
+from kilonova.network.flows import Cut, cuts, cuts_of_address, not_resumed, translations_gone
 from kilonova.network.fragments import Fragment, Names, changed, fragments
 from kilonova.network.host import arp, conntrack, namespaces
 from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
@@ -182,6 +182,11 @@ class KernelHost:
                     with _catching(failures, owner):
                         switch.run(_Switch.filter, nft_commands(part))
         done.append(f"{self._names.switch}: {changes}")
+        members = sorted(not_resumed(plan, changes))
+        if members:
+            texts = ", ".join(f'"{bridge}" . {address}' for bridge, address in members)
+            with _catching(failures, _SWITCH_OWNER):
+                switch.run(_Switch.filter, f"add element {' '.join(rules.NOT_RESUMED)} {{ {texts} }}\n")
         return cuts(plan, changes)
 
     # -------------------------------------------------------------------------------------------- services
