@@ -27,7 +27,7 @@ down:  ## remove the demo's cloud, every trace of it
 
 test: packages venv image lint  ## everything the tests need, then every tier
 	@echo "== tier unit: no root; coverage of pure code"
-	$(PYTEST) tests/unit $(addprefix --cov=,$(PURE)) --cov-report=term:skip-covered --cov-fail-under=95
+	$(PYTEST) -n auto tests/unit $(addprefix --cov=,$(PURE)) --cov-report=term:skip-covered --cov-fail-under=95
 	@echo "== tier host: namespaces, drivers, the data plane"
 	$(SUDO) $(PYTEST) --durations=5 tests/host
 	@echo "== tier cloud: real clients against running clouds"
@@ -47,7 +47,7 @@ format: venv  ## format and mend what can be mended
 	$(RUFF) format $(SOURCES)
 
 unit: venv  ## the tier that needs no root
-	$(PYTEST) tests/unit
+	$(PYTEST) -n auto tests/unit
 
 host: venv image  ## the tier of namespaces, drivers and the data plane
 	$(SUDO) $(PYTEST) tests/host
