@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kilonova.network.dnsmasq_files import DnsmasqFiles, dnsmasq_files
+from kilonova.network.host.dnsmasq import LOG_BYTES, cut_log
 from kilonova.network.plan import HostEntry, ServicePlan, ServiceSubnet, StaticRoute
 
 SUBNET = ServiceSubnet("s", "10.0.0.0/24", "10.0.0.2", "10.0.0.1", (), (), True)
@@ -67,3 +68,17 @@ def test_ports_change_files_and_not_the_configuration() -> None:
 
 def test_other_configuration_has_another_name() -> None:
     assert files(PLAN).config_name != files(replace(PLAN, mtu=1500)).config_name
+
+
+def test_log_that_a_guest_makes_grow_is_cut_to_its_newest_part(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    cut_log(log)
+    with log.open("ab") as writer:
+        writer.write(b"old\n" * LOG_BYTES)
+        writer.flush()
+        cut_log(log)
+        writer.write(b"new\n")
+        writer.flush()
+
+    assert log.stat().st_size <= LOG_BYTES
+    assert log.read_bytes().endswith(b"old\nnew\n")

@@ -23,6 +23,8 @@ from kilonova.network.plan import ServicePlan
 from kilonova.process import run
 
 UNPRIVILEGED = "nobody"
+LOG_BYTES = 256 * 1024
+"""A log is cut to its last half of this when it is longer: a guest can make dnsmasq write without end."""
 _RELEASE_WITHIN_S = 1.0
 _END_WITHIN_S = 5.0
 
@@ -44,6 +46,8 @@ class Dnsmasq:
         if not (directory / "hosts").is_dir():
             (directory / "hosts").mkdir(parents=True)
             directory.chmod(0o755)
+        if look:
+            cut_log(directory / "log")
         files = dnsmasq_files(plan, directory, SERVICE_DEVICE, _user_of(directory))
         done = self._write_hosts(plan.network_id, files, look=look)
         process = self._process(plan.network_id)
@@ -133,6 +137,21 @@ class Dnsmasq:
             if len(words) >= 5 and words[2] == address:
                 return words[1], words[4]
         return None
+
+
+def cut_log(path: Path) -> None:
+    """In place, because dnsmasq holds it open (for appending)."""
+    try:
+        if path.stat().st_size <= LOG_BYTES:
+            return
+        with path.open("r+b") as file:
+            file.seek(-LOG_BYTES // 2, os.SEEK_END)
+            tail = file.read(LOG_BYTES)
+            file.truncate(0)
+        with path.open("ab") as file:
+            file.write(tail)
+    except FileNotFoundError:
+        return
 
 
 def end_processes(namespace: str) -> list[int]:
