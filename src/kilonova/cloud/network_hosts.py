@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, select, union
+from sqlalchemy import BindParameter, Connection, Select, bindparam, select, union
 
 from kilonova.store.schema import networks, port_security_groups, ports, routers, security_group_rules, subnets
 
@@ -24,16 +25,19 @@ def of_groups(tx: Connection, group_ids: Sequence[str]) -> set[str]:
     """Hosts with ports in these groups, or in groups whose rules name one of them as the remote group."""
     if not group_ids:
         return set()
-    naming = select(security_group_rules.c.security_group_id).where(
-        security_group_rules.c.remote_group_id.in_(group_ids)
-    )
-    query = (
+    return {host for host in tx.execute(_OF_GROUPS, {"groups": group_ids}).scalars() if host}
+
+
+def _of_groups() -> Select[Any]:
+    links = port_security_groups.c.security_group_id
+    groups: BindParameter[Any] = bindparam("groups", expanding=True)
+    naming = select(security_group_rules.c.security_group_id).where(security_group_rules.c.remote_group_id.in_(groups))
+    return (
         select(ports.c.host)
         .join(port_security_groups, port_security_groups.c.port_id == ports.c.id)
-        .where(
-            port_security_groups.c.security_group_id.in_(group_ids)
-            | port_security_groups.c.security_group_id.in_(naming)
-        )
+        .where(links.in_(groups) | links.in_(naming))
         .distinct()
     )
-    return {host for host in tx.execute(query).scalars() if host}
+
+
+_OF_GROUPS = _of_groups()

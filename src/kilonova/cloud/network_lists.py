@@ -16,6 +16,7 @@ from sqlalchemy import select as sql_select
 
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Forbidden, NotFound
+from kilonova.store import statements
 from kilonova.store.paging import Page, SortKey, paged
 
 Document = dict[str, Any]
@@ -90,11 +91,11 @@ def find(tx: Connection, resource: Resource, context: Context, query: Query) -> 
 
 def get(tx: Connection, resource: Resource, context: Context, resource_id: str) -> RowMapping:
     """One row that the caller may see. Raises the resource's `NotFound`."""
-    statement = sql_select(resource.table).where(resource.table.c.id == resource_id)
+    row = statements.rows(tx, resource.table, id=resource_id).mappings().one_or_none()
     seen = visible(resource, context)
-    if seen is not None:
-        statement = statement.where(seen)
-    row = tx.execute(statement).mappings().one_or_none()
+    if row is not None and seen is not None and row["project_id"] != context.project_id:
+        shown = sql_select(resource.table).where(resource.table.c.id == resource_id, seen)
+        row = tx.execute(shown).mappings().one_or_none()
     if row is None:
         raise resource.not_found(f"{resource.noun} {resource_id} could not be found.")
     return row

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, delete, or_, select, update
 
 from kilonova.cloud import network_hosts
 from kilonova.cloud.controller import Cloud
@@ -385,6 +385,12 @@ def _remove(tx: Connection, context: Context, port_id: str) -> set[str]:
 
 def _hosts(tx: Connection, port: Document) -> set[str]:
     """Who acts on a port: its host, its network's host (DHCP), hosts whose rules name its groups."""
-    of_port = select(ports.c.host, networks.c.host).join(networks, networks.c.id == ports.c.network_id)
-    hosts = {host for row in tx.execute(of_port.where(ports.c.id == port["id"])) for host in row if host}
+    hosts = {host for row in tx.execute(_HOSTS, {"port_id": port["id"]}) for host in row if host}
     return hosts | network_hosts.of_groups(tx, port["security_groups"])
+
+
+_HOSTS = (
+    select(ports.c.host, networks.c.host)
+    .join(networks, networks.c.id == ports.c.network_id)
+    .where(ports.c.id == bindparam("port_id"))
+)
