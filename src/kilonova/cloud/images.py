@@ -106,6 +106,9 @@ def create(tx: Connection, context: Context, attributes: Mapping[str, Any]) -> I
     image_id = attributes.get("id")
     if image_id is not None and not (isinstance(image_id, str) and _UUID.fullmatch(image_id)):
         raise BadRequest(f"id: '{str(image_id)[:80]}' is not a UUID")
+    if image_id is not None and not context.is_admin:
+        # A host may still have a copy of the bytes of an image that had it, which may have been another project's.
+        raise Forbidden("id: only an administrator chooses the id of an image")
     values: dict[str, Any] = {"id": (image_id or new_id()).lower(), "project_id": owner}
     properties: dict[str, str] = {}
     for name, value in attributes.items():

@@ -105,7 +105,7 @@ def resolve_groups(tx: Connection, context: Context, wanted: Sequence[str]) -> t
     """The ids of security groups given by name or id; none given: the project's default group."""
     assert context.project_id is not None
     chosen: dict[str, None] = {}
-    for name in wanted or ("default",):
+    for name in dict.fromkeys(wanted or ("default",)):
         if name == "default":
             chosen[ensure_default_group(tx, context.project_id)] = None
             continue

@@ -258,6 +258,14 @@ async def test_protected_image_is_not_deleted(store: Store) -> None:
 async def test_an_id_is_taken_once(store: Store) -> None:
     image = await make(store)
     with pytest.raises(AlreadyExists):
+        await make(store, ADMIN, id=image.id)
+
+
+async def test_a_project_does_not_take_the_id_of_an_image_that_is_gone(store: Store) -> None:
+    """A host may still have that image's bytes, which another project may not see."""
+    image = await make(store, visibility="private")
+    await store.write(images.delete_, A, image.id)
+    with pytest.raises(Forbidden, match="id"):
         await make(store, B, id=image.id)
 
 

@@ -34,6 +34,7 @@ from kilonova.cloud.servers import NewServer
 from kilonova.errors import BadRequest, Forbidden
 
 MOST_USER_DATA = 65535
+MOST_NICS = 32
 DiskConfig = Literal["AUTO", "MANUAL"]
 
 
@@ -190,6 +191,8 @@ def _networks(request: ApiRequest, server: ServerBody) -> NetworkChoice:
         if request.microversion < (2, 37):
             raise BadRequest(f"Invalid input for field/attribute networks. Value: {wanted}. It needs API version 2.37")
         return "auto" if wanted == "auto" else "none"
+    if len(wanted) > MOST_NICS:
+        raise BadRequest(f"networks: {len(wanted)} interfaces are more than {MOST_NICS}")
     nics = [_nic(request, item) for item in wanted]
     duplicates = {nic.port_id for nic in nics if nic.port_id and [n.port_id for n in nics].count(nic.port_id) > 1}
     if duplicates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -87,6 +88,11 @@ async def test_networks_of_others_are_not_there(member: Client, operator: Client
     await member.wait(await member.server(networks=[{"uuid": shared}]), "ACTIVE")
     wanted = [{"uuid": shared, "fixed_ip": "192.168.4.9"}]
     assert "only the owner" in await member.server(status=403, networks=wanted)
+
+
+async def test_a_server_has_a_bounded_number_of_interfaces(member: Client) -> None:
+    networks = [{"port": str(uuid4())} for _ in range(33)]
+    assert "33 interfaces" in await member.server(status=400, networks=networks)
 
 
 async def test_groups_are_named_without_doubt(member: Client, store: Store) -> None:
