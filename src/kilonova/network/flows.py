@@ -40,12 +40,15 @@ def cuts(plan: HostPlan, changes: Changes) -> set[Cut]:
 
 
 def not_resumed(plan: HostPlan, changes: Changes) -> set[Member]:
-    """Addresses whose answers to flows now cut must not begin these flows anew."""
+    """Addresses whose answers to flows now cut must not begin these flows anew. One that no port has sends nothing."""
     bridges = {bridge.zone: bridge.name for bridge in plan.bridges.values() if bridge.filtered}
-    return {
+    found = {
         Member(bridges[cut.zone], cut.target)
         for cut in _cuts(plan, changes)
         if cut.target and cut.version == 4 and cut.zone in bridges
+    }
+    return found and found & {
+        Member(port.bridge, each.address) for port in plan.ports.values() for each in port.filters
     }
 
 

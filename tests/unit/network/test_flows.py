@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from kilonova.network import rules
-from kilonova.network.flows import MANY, Cut, cuts, cuts_of_address, fewer, translations_gone
+from kilonova.network.flows import MANY, Cut, cuts, cuts_of_address, fewer, not_resumed, translations_gone
 from kilonova.network.fragments import Names, changed, fragments
 from kilonova.network.group_rules import chain_name
 from kilonova.network.layout import Chain, Changes, ElementKey, Layout, difference, merge
-from kilonova.network.plan import HostPlan, plan
+from kilonova.network.plan import HostPlan, Member, plan
 
 from .host_rows import Rows, config, uid
 
 GROUP = uid(7, 1)
 
 
-def between(before: Rows, after: Rows) -> set[Cut]:
+def changes_between(before: Rows, after: Rows) -> tuple[HostPlan, Changes]:
     old, new = plan(before.host_rows(), config()), plan(after.host_rows(), config())
     gone, come = changed(fragments(old, Names("kn")), fragments(new, Names("kn")))
-    changes = difference(merge(item.layout for item in gone), merge(item.layout for item in come))
-    return cuts(new, changes)
+    return new, difference(merge(item.layout for item in gone), merge(item.layout for item in come))
+
+
+def between(before: Rows, after: Rows) -> set[Cut]:
+    return cuts(*changes_between(before, after))
 
 
 def one(*rules_of_group: dict[str, object]) -> Rows:
@@ -78,6 +81,16 @@ def test_lost_member_and_lost_port_are_cut() -> None:
 
     assert cuts_of_address(zone(), "10.0.0.4") <= found
     assert not any("10.0.0.3" in cut for cut in found)
+
+
+def test_server_does_not_resume_what_a_lost_rule_cut() -> None:
+    assert not_resumed(*changes_between(one(SSH), one())) == {Member("br1", "10.0.0.3")}
+
+
+def test_nothing_is_kept_of_an_address_that_no_port_has() -> None:
+    rows = one()
+    rows.port(2, 1, "10.0.0.4", (GROUP,))
+    assert not_resumed(*changes_between(rows, one())) == set()
 
 
 def test_lost_network_is_cut_as_a_whole() -> None:
