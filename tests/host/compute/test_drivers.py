@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT / "tests" / "unit" / "compute"))
 
 from test_driver_conformance import Bench, DriverConformance, Guest, directory_leftovers, guest  # noqa: E402, F401
 
-PREFIX = "kct"
+PREFIX = f"c{os.getpid() % 4096:x}"
+"""Of this process, so that two runs on one machine do not meet."""
 SWITCH = f"{PREFIX}-switch"
 TINY = ROOT / "build" / "image" / "tiny.qcow2"
 
