@@ -57,7 +57,6 @@ class HostConfig:
     """Offered to guests; 0: the state directory's file system."""
     qemu_user: str = "nobody"
     """The unprivileged user that guests' processes run as; empty: the user of this process."""
-    boot_deadline_s: float = 120.0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from statistics import median
+from typing import Any
 
+import argon2.low_level
 import pytest
 from sqlalchemy import Connection, update
 
@@ -76,18 +76,41 @@ async def test_a_wrong_password_an_unknown_user_and_a_disabled_one_look_alike(au
     assert {*said, refused.value.message} == {said[0]}
 
 
-async def test_an_unknown_user_takes_as_long_as_a_wrong_password(auth: AuthManager, alice: User) -> None:
-    async def took(who: Reference) -> float:
-        times: list[float] = []
-        for _ in range(5):
-            began = time.perf_counter()
-            with pytest.raises(Unauthorized):
-                await by_password(auth, who, "wrong", Scope())
-            times.append(time.perf_counter() - began)
-        return median(times)
+@pytest.mark.parametrize("stored", [None, "a hash"])
+async def test_an_unknown_user_costs_the_same_hash_as_a_wrong_password(
+    auth: AuthManager, monkeypatch: pytest.MonkeyPatch, stored: str | None
+) -> None:
+    known = None if stored is None else await auth.passwords.hash(PASSWORD)
+    hashed: list[object] = []
+    compute = argon2.low_level.hash_secret
+    verify = argon2.low_level.verify_secret
 
-    known, unknown = await took(Reference(id=alice.id)), await took(Reference(id="nobody"))
-    assert known / 3 < unknown < known * 3
+    def counted_hash(*args: Any, **kwargs: Any) -> bytes:
+        hashed.append(kwargs or args)
+        return compute(*args, **kwargs)
+
+    def counted_verify(*args: Any, **kwargs: Any) -> bool:
+        hashed.append(kwargs or args)
+        return verify(*args, **kwargs)
+
+    monkeypatch.setattr("argon2._password_hasher.hash_secret", counted_hash)
+    monkeypatch.setattr("argon2._password_hasher.verify_secret", counted_verify)
+    assert not await auth.passwords.matches("wrong", known)
+    assert len(hashed) == 1
+
+
+async def test_an_unknown_user_is_compared_too(auth: AuthManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str | None] = []
+    matches = auth.passwords.matches
+
+    async def seen(password: str, stored: str | None) -> bool:
+        compared.append(stored)
+        return await matches(password, stored)
+
+    monkeypatch.setattr(auth.passwords, "matches", seen)
+    with pytest.raises(Unauthorized):
+        await by_password(auth, Reference(id="nobody"), "wrong", Scope())
+    assert compared == [None]
 
 
 async def test_a_user_of_a_disabled_domain_does_not_get_in(auth: AuthManager, alice: User) -> None:
