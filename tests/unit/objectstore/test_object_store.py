@@ -278,7 +278,7 @@ async def test_start_removes_files_without_an_owner_and_keeps_the_rest(tmp_path:
     await http.put(f"http://test{MINE}/c")
     await http.put(f"http://test{MINE}/c/o", content=b"kept")
     (tmp_path / "objects/incoming/half").write_bytes(b"half")
-    (tmp_path / "objects/ab").mkdir()
+    (tmp_path / "objects/ab").mkdir(exist_ok=True)
     (tmp_path / "objects/ab/ab00").write_bytes(b"orphan")
     assert await first.sweep(older_than_s=3600) == 0
     await first.stop()
