@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_ssh_public_key,
 )
-from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, Select, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from kilonova.errors import AlreadyExists, BadRequest, NotFound
@@ -113,11 +113,6 @@ def list_keypairs(tx: Connection, user_id: str | None, *, limit: int | None, mar
     if limit is not None:
         query = query.limit(limit)
     return list(tx.execute(query).mappings())
-
-
-def count_keypairs(tx: Connection, user_id: str) -> int:
-    query = select(func.count()).select_from(keypairs).where(keypairs.c.user_id == user_id)
-    return int(tx.execute(query).scalar_one())
 
 
 def delete_keypair(tx: Connection, user_id: str | None, name: str) -> None:

@@ -119,15 +119,6 @@ def image_use(tx: Connection, host: str, cached: Collection[str]) -> tuple[set[s
     return set(tx.execute(used).scalars()), set(tx.execute(existing).scalars())
 
 
-def set_task(tx: Connection, instance_id: str, task_state: str) -> None:
-    """Show what is being done; not over a delete."""
-    tx.execute(
-        update(instances)
-        .where(instances.c.id == instance_id, instances.c.task_state.is_distinct_from("deleting"))
-        .values(task_state=task_state)
-    )
-
-
 def finish(tx: Connection, operation: Operation, host: str, state: PowerState, wanted: str) -> bool:
     """The operation is done and the guest is in `state`; false when the operation had been ended by somebody else."""
     if not _is_running(tx, operation):
