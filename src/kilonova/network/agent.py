@@ -22,10 +22,12 @@ from kilonova.network.host.interface import Host, Outcome
 from kilonova.network.host.metadata import MetadataService
 from kilonova.network.host.simulated import SimulatedHost
 from kilonova.network.plan import HostPlan, plan
-from kilonova.network.results import beat, record, results_of
+from kilonova.network.results import record, results_of
 from kilonova.network.rows import HostRows, load
 from kilonova.store.database import Store
 from kilonova.store.metadata_rows import load_instance_metadata
+from kilonova.store.schema import now
+from kilonova.store.services import heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class NetworkAgent:
         self._store = store
         self._bus = bus
         self._config = config
+        self._started_at = now()
         self._host = host or make_host(config)
         self._metadata = MetadataService(self._metadata_answer)
         self._waiters: list[asyncio.Future[Pass]] = []
@@ -265,7 +268,16 @@ class NetworkAgent:
                 "routers": len(self._last.plan.routers),
                 "failures": len(self._last.outcome.failures),
             }
-        await self._store.write(beat, self._config.host, progress)
+        host = self._config.host
+        await self._store.write(
+            heartbeat,
+            "network",
+            host.name,
+            availability_zone=host.availability_zone,
+            started_at=self._started_at,
+            capacity={},
+            progress=progress,
+        )
 
 
 def make_host(config: Config) -> Host:

@@ -106,15 +106,6 @@ def release_pool_network(tx: Connection, network: RowMapping) -> None:
     tx.execute(update(pool_networks).where(pool_networks.c.network_id == network["id"]).values(**released))
 
 
-def confirm_pool_network_forgotten(tx: Connection, pool_network_id: str) -> None:
-    """The network host has forgotten a network that was given back: it is free."""
-    tx.execute(
-        update(pool_networks)
-        .where(pool_networks.c.id == pool_network_id, pool_networks.c.project_id.is_(None))
-        .values(released_at=None, released_host=None)
-    )
-
-
 def _free_pool_network(tx: Connection) -> RowMapping:
     query = (
         select(pool_networks)

@@ -1,4 +1,4 @@
-"""What a pass of the network agent writes back: which states changed, what was forgotten, and that it lives.
+"""What a pass of the network agent writes back: which states changed and what was forgotten.
 
 `results_of` compares with the rows the plan was made of, so that a pass that changed nothing writes nothing.
 """
@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, update
 
-from kilonova.config import HostConfig
-from kilonova.ids import new_id
 from kilonova.network.host.interface import Outcome
 from kilonova.network.plan import HostPlan
 from kilonova.network.rows import (
@@ -25,7 +22,7 @@ from kilonova.network.rows import (
     ReleasedRow,
 )
 from kilonova.store import schema, statements
-from kilonova.store.addresses import confirm_forgotten
+from kilonova.store.addresses import confirm_forgotten, confirm_pool_network_forgotten
 
 
 @dataclass(frozen=True)
@@ -74,34 +71,14 @@ def record(tx: Connection, results: Results) -> None:
         for row_id, status in states:
             statements.change(tx, table, {"id": row_id}, status=status)
     confirm_forgotten(tx, [(row.subnet_id, row.address) for row in results.forgotten if row.next_host is None])
-    addresses, pool = schema.addresses, schema.pool_networks
+    addresses = schema.addresses
     for row in results.forgotten:
         if row.next_host is not None:
             mine = (addresses.c.subnet_id == row.subnet_id, addresses.c.address == row.address)
             handed_on = update(addresses).where(*mine, addresses.c.port_id.is_(None))
             tx.execute(handed_on.values(released_host=row.next_host))
-    free = {"project_id": None, "network_id": None, "released_at": None, "released_host": None}
     for pool_network_id in results.freed_pool_networks:
-        released = (pool.c.id == pool_network_id, pool.c.released_at.is_not(None))
-        tx.execute(update(pool).where(*released).values(**free))
-
-
-def beat(tx: Connection, host: HostConfig, progress: Mapping[str, Any]) -> None:
-    """The row of this service says that it lives."""
-    services, moment = schema.services, schema.now()
-    mine = (services.c.kind == "network", services.c.host == host.name)
-    values = {"seen_at": moment, "progress": dict(progress)}
-    if tx.execute(update(services).where(*mine).values(**values)).rowcount == 0:
-        tx.execute(
-            insert(services).values(
-                id=new_id(),
-                kind="network",
-                host=host.name,
-                availability_zone=host.availability_zone,
-                started_at=moment,
-                **values,
-            )
-        )
+        confirm_pool_network_forgotten(tx, pool_network_id)
 
 
 def _ports(rows: HostRows, plan: HostPlan, failures: Mapping[str, str]) -> Iterator[tuple[str, str]]:

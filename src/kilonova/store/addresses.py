@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 from sqlalchemy import Connection, and_, delete, exists, insert, select, update
 
-from kilonova.store.schema import addresses, allocation_pools, now, reusable_addresses, subnets
+from kilonova.store.schema import addresses, allocation_pools, now, pool_networks, reusable_addresses, subnets
 
 
 def release(tx: Connection, port_id: str, *, mac: str, host: str, only: Iterable[str] | None = None) -> int:
@@ -57,3 +57,10 @@ def confirm_forgotten(tx: Connection, rows: Iterable[tuple[str, str]]) -> int:
         if tx.execute(passed).scalar_one():
             tx.execute(insert(reusable_addresses).values(subnet_id=subnet_id, address=address, freed_at=moment))
     return freed
+
+
+def confirm_pool_network_forgotten(tx: Connection, pool_network_id: str) -> None:
+    """The network host has forgotten a network that was given back: it is free."""
+    released = (pool_networks.c.id == pool_network_id, pool_networks.c.released_at.is_not(None))
+    free = {"project_id": None, "network_id": None, "released_at": None, "released_host": None}
+    tx.execute(update(pool_networks).where(*released).values(**free))

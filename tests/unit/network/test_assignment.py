@@ -14,12 +14,12 @@ from kilonova.errors import NoMoreNetworks
 from kilonova.ids import new_id
 from kilonova.network.assignment import (
     MadePort,
-    confirm_pool_network_forgotten,
     ensure_project_network,
     make_port,
     release_pool_network,
 )
 from kilonova.network.macs import new_mac
+from kilonova.store.addresses import confirm_pool_network_forgotten
 from kilonova.store.schema import addresses, networks, pool_networks, ports, routers, services
 
 
