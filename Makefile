@@ -12,7 +12,7 @@ RUFF := $(BIN)/ruff
 PYTEST := $(BIN)/pytest -q
 # Pure code, held to a coverage of 95 %.
 PURE := $(addprefix kilonova.,auth scheduler network.addresses network.dnsmasq_files network.flows network.fragments \
-	network.group_rules network.layout network.plan network.rules)
+	network.group_rules network.layout network.plan network.planner network.rules)
 
 .PHONY: help demo down test check lint format packages venv image lock openapi clean unit host cloud
 

@@ -42,6 +42,14 @@ class HostConfig:
     """No kernel is touched: the network agent plans and 'applies' to nothing; the driver is `fake`."""
     trunks: dict[str, str] = field(default_factory=dict)
     """Physical network -> device (in the switch namespace) that carries its VLAN tags; none: this host alone."""
+    vlan_backend: Literal["auto", "8021q", "tc"] = "auto"
+    """What makes VLAN devices: the kernel's driver, or tc with eBPF where the kernel has none."""
+    flat_bridges: dict[str, str] = field(default_factory=dict)
+    """Physical network -> the administrator's bridge, in the switch namespace, for the flat managers."""
+    tunnel_interface: str = ""
+    """A NIC of the switch namespace, or moved there, that carries VXLAN; none: this host alone."""
+    tunnel_address: str = ""
+    """This host's address on it, with prefix length."""
     public_bridge: str = "br-public"
     public_gateway: str = ""
     public_interface: str = ""
@@ -67,7 +75,10 @@ class NetworkConfig:
     physical_network: str = "physnet1"
     user_vlan_first: int = 2000
     user_vlan_last: int = 4094
-    """Segment ids of networks that users make by the network API."""
+    """VLAN ids of networks that users make by the network API."""
+    vni_first: int = 10000
+    vni_last: int = 1 << 24
+    """VXLAN network identifiers of networks that users make; `vni_last` itself is none."""
     mtu: int = 1500
     dns_nameservers: tuple[str, ...] = ()
     """Upstream servers that dnsmasq forwards to; none: names of the network only."""

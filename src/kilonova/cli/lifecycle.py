@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+from ipaddress import ip_interface
 from pathlib import Path
 
 import click
@@ -83,6 +84,20 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     help="The NIC that carries the VLANs of a physical network; may be repeated.",
 )
 @click.option(
+    "--flat",
+    callback=_pairs,
+    multiple=True,
+    metavar="PHYSNET=BRIDGE",
+    help="Your bridge in the switch namespace for flat networks; may be repeated.",
+)
+@click.option(
+    "--tunnel",
+    callback=_pairs,
+    multiple=True,
+    metavar="DEVICE=ADDRESS/LENGTH",
+    help="The NIC, and this host's address on it, that carries VXLAN to other hosts.",
+)
+@click.option(
     "--detach", is_flag=True, help="Go to the background once ready; else stay until Ctrl-C or `kilonova down`."
 )
 @json_option
@@ -95,6 +110,8 @@ def up(
     host_name: str | None,
     acceleration: str | None,
     trunk: dict[str, str],
+    flat: dict[str, str],
+    tunnel: dict[str, str],
     detach: bool,
     as_json: bool,
 ) -> None:
@@ -104,7 +121,7 @@ def up(
     reboot they are started again as their users left them.
     """
     state = StateDirectory(state_dir.absolute())
-    options = _options(state, mode, driver, listen, host_name, acceleration, trunk)
+    options = _options(state, mode, driver, listen, host_name, acceleration, trunk, flat, tunnel)
     if options.mode != "simulate" and os.geteuid() != 0:
         raise BadRequest("networks and guests need root: use sudo, or --simulate for the control plane alone")
     from kilonova.service.sockets import bind
@@ -146,6 +163,8 @@ def _options(
     host_name: str | None,
     acceleration: str | None,
     trunk: dict[str, str],
+    flat: dict[str, str],
+    tunnel: dict[str, str],
 ) -> Options:
     """What was asked, else what the directory remembers, else the defaults."""
     known = state.read_options()
@@ -162,6 +181,11 @@ def _options(
     driver = driver or ("fake" if mode == "simulate" else base.driver)
     if mode == "simulate" and driver != "fake":
         raise BadRequest(f"--driver {driver} needs a kernel: --simulate has the driver fake only")
+    if len(tunnel) > 1:
+        raise BadRequest("--tunnel: one device carries VXLAN; give it once")
+    for device, text in tunnel.items():
+        _check_interface(device, text)
+    tunnel_interface, tunnel_address = next(iter(tunnel.items()), (base.tunnel_interface, base.tunnel_address))
     address, port = listen or (base.address, base.port)
     return Options(
         mode=mode,
@@ -172,7 +196,17 @@ def _options(
         prefix=base.prefix,
         acceleration=acceleration or base.acceleration,
         trunks=trunk or base.trunks,
+        flat_bridges=flat or base.flat_bridges,
+        tunnel_interface=tunnel_interface,
+        tunnel_address=tunnel_address,
     )
+
+
+def _check_interface(device: str, text: str) -> None:
+    try:
+        ip_interface(text)
+    except ValueError:
+        raise BadRequest(f"--tunnel {device}={text}: '{text}' is no address such as 192.0.2.1/24") from None
 
 
 def _say_ready(state: StateDirectory, options: Options, as_json: bool) -> None:

@@ -21,7 +21,8 @@ from kilonova.errors import CommandFailed, KilonovaError, NotFound
 from kilonova.network.host.interface import Host, Outcome
 from kilonova.network.host.metadata import MetadataService
 from kilonova.network.host.simulated import SimulatedHost
-from kilonova.network.plan import HostPlan, plan
+from kilonova.network.plan import HostPlan
+from kilonova.network.planner import plan
 from kilonova.network.results import record, results_of
 from kilonova.network.rows import HostRows, load
 from kilonova.store.database import Store

@@ -33,6 +33,9 @@ def configuration(state: StateDirectory, options: Options) -> Config:
             acceleration=options.acceleration,  # type: ignore[arg-type]
             simulate=options.mode == "simulate",
             trunks=options.trunks,
+            flat_bridges=options.flat_bridges,
+            tunnel_interface=options.tunnel_interface,
+            tunnel_address=options.tunnel_address,
             public_gateway=SANDBOX_GATEWAY.split("/")[0] if options.mode == "sandbox" else "",
         ),
     )

@@ -30,6 +30,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefix: str = "kn"
     acceleration: str = "auto"
     trunks: dict[str, str] = {}
+    flat_bridges: dict[str, str] = {}
+    tunnel_interface: str = ""
+    tunnel_address: str = ""
     public_interface: str = ""
 
 

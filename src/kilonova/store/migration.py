@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from kilonova.errors import InternalError, Unavailable
 from kilonova.store import schema
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision under `migrations/versions`."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -116,6 +116,7 @@ projects = Table(
     _flag("enabled", True),
     _json("tags", list),
     _json("extra", dict),
+    Column("network_type", String(16), doc="the manager that its network shall have; none: chosen when it is needed"),
     _created(),
     UniqueConstraint("domain_id", "name"),
 )
@@ -194,6 +195,8 @@ services = Table(
     Column("seen_at", UTCDateTime, nullable=False, default=now, doc="the last heartbeat"),
     _json("capacity", dict),
     _json("progress", dict),
+    Column("lease_owner", String(64), doc="the agent process that alone may touch this host's networks"),
+    Column("lease_until", UTCDateTime, doc="until then nobody takes its networks and routers over"),
     UniqueConstraint("kind", "host"),
 )
 
@@ -456,6 +459,19 @@ pool_networks = Table(
     Index("ix_pool_networks_free", "project_id", "position"),
 )
 
+project_networks = Table(
+    "project_networks",
+    metadata,
+    Column("project_id", String(36), primary_key=True),
+    Column("network_id", String(36), ForeignKey("networks.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("manager", String(16), nullable=False, doc="flat | flat-dhcp | vlan | vxlan"),
+    Column("requested", String(16), doc="the manager that was asked for, if one was"),
+    _json("decision", list),
+    _created(),
+)
+"""The network a project was given at its first run, and why that type: `decision` is a list of
+`{"manager", "possible", "weight", "reason"}`, the chosen one first."""
+
 subnets = Table(
     "subnets",
     metadata,
@@ -609,4 +625,31 @@ floating_ips = Table(
     Column("status", String(16), nullable=False, default="DOWN", doc="ACTIVE | DOWN | ERROR"),
     *_standard(),
     UniqueConstraint("fixed_port_id", "fixed_address"),
+)
+
+# ---------------------------------------------------------------------------------------------- vpn
+vpns = Table(
+    "vpns",
+    metadata,
+    _id(),
+    Column("project_id", String(36), nullable=False, unique=True),
+    Column("router_id", String(36), ForeignKey("routers.id"), nullable=False),
+    Column("port", Integer, nullable=False, unique=True, doc="UDP, on the router's public address"),
+    Column("private_key", String(44), nullable=False, doc="of WireGuard, base64; never shown or logged"),
+    Column("public_key", String(44), nullable=False),
+    Column("status", String(16), nullable=False, default="DOWN", doc="ACTIVE | DOWN | ERROR"),
+    _created(),
+)
+
+vpn_clients = Table(
+    "vpn_clients",
+    metadata,
+    _id(),
+    Column("vpn_id", String(36), ForeignKey("vpns.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("user_name", String(255), nullable=False),
+    Column("port_id", String(36), ForeignKey("ports.id"), nullable=False, unique=True, doc="has its fixed address"),
+    Column("public_key", String(44), nullable=False, unique=True),
+    Column("handshake_at", UTCDateTime, doc="the last one its network host saw"),
+    _created(),
+    UniqueConstraint("vpn_id", "user_name"),
 )

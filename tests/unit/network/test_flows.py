@@ -7,7 +7,8 @@ from kilonova.network.flows import MANY, Cut, cuts, cuts_of_address, fewer, not_
 from kilonova.network.fragments import Names, changed, fragments
 from kilonova.network.group_rules import chain_name
 from kilonova.network.layout import Chain, Changes, ElementKey, Layout, difference, merge
-from kilonova.network.plan import HostPlan, Member, plan
+from kilonova.network.plan import HostPlan, Member
+from kilonova.network.planner import plan
 
 from .host_rows import Rows, config, uid
 

@@ -12,7 +12,8 @@ from kilonova.network import rules
 from kilonova.network.fragments import Names, bridge_layout, changed, combinations, fragments, vlan_name
 from kilonova.network.group_rules import combination_name
 from kilonova.network.layout import ElementKey, Layout, Link, Peer, Route, difference, merge
-from kilonova.network.plan import BridgePlan, HostPlan, plan
+from kilonova.network.plan import BridgePlan, HostPlan
+from kilonova.network.planner import plan
 from kilonova.network.rows import FloatingRow, HostRows
 
 from .host_rows import Rows, config, mac, uid

@@ -15,10 +15,8 @@ from kilonova.network.plan import (
     StaticRoute,
     Uplink,
     link_local,
-    plan,
-    routing_domains,
-    zones,
 )
+from kilonova.network.planner import plan, routing_domains, zones
 from kilonova.network.rows import SERVICE_OWNER, AddressRow, FloatingRow, MemberRow, NetworkRow
 
 from .host_rows import HOST, Rows, config, mac, uid

@@ -1,0 +1,355 @@
+"""`plan`: the pure function that makes a host's plan of the store's rows."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Network, collapse_addresses, ip_interface, ip_network
+from typing import TypeVar
+
+from kilonova.config import Config
+from kilonova.network.group_rules import GroupRule, compile_rules
+from kilonova.network.layout import VlanTag
+from kilonova.network.plan import (
+    DEFAULT_DOMAIN,
+    LARGEST_PAIR,
+    AddressPair,
+    BridgePlan,
+    Filter,
+    GroupPlan,
+    HostEntry,
+    HostPlan,
+    InterfacePlan,
+    Member,
+    OutsidePlan,
+    PortPlan,
+    RouterPlan,
+    ServicePlan,
+    ServiceSubnet,
+    StaticRoute,
+    Uplink,
+    link_local,
+    tap_name,
+)
+from kilonova.network.rows import (
+    GATEWAY_OWNER,
+    INTERFACE_OWNER,
+    SERVICE_OWNER,
+    AddressRow,
+    HostRows,
+    NetworkRow,
+    PortRow,
+    RouterRow,
+    SubnetRow,
+)
+from kilonova.network.texts import is_domain_name
+
+T = TypeVar("T")
+_FIRST_HASHED_ZONE, _LAST_ZONE = 4096, 65535
+
+
+def plan(rows: HostRows, config: Config) -> HostPlan:
+    """What the host of `config` shall have. The same rows give the same plan."""
+    return _Planner(rows, config).plan()
+
+
+class _Planner:
+    """The indexes that `plan` needs; used once."""
+
+    def __init__(self, rows: HostRows, config: Config) -> None:
+        self.rows = rows
+        self.host = config.host
+        self.forwarders = config.network.dns_nameservers
+        self.networks = {network.id: network for network in rows.networks}
+        self.zones = zones(rows.networks)
+        self.subnets = {subnet.id: subnet for subnet in rows.subnets}
+        self.subnets_of = _grouped(rows.subnets, lambda subnet: subnet.network_id)
+        self.addresses_of = _grouped(rows.addresses, lambda address: address.port_id)
+        self.ports_of_device = _grouped(rows.ports, lambda port: port.device_id)
+        self.groups_of: dict[str, set[str]] = defaultdict(set)
+        for port_id, group_id in rows.port_groups:
+            self.groups_of[port_id].add(group_id)
+        self.warnings: list[str] = []
+
+    def plan(self) -> HostPlan:
+        services = {service.network_id: service for service in self._services()}
+        bridges = {bridge.name: bridge for bridge in self._bridges()}
+        return HostPlan(
+            bridges=bridges,
+            ports={port.port_id: port for port in self._ports()},
+            groups={group.group_id: group for group in self._groups()},
+            services=services,
+            routers={router.id: self._router(router) for router in self.rows.routers if router.admin_state_up},
+            uplinks=tuple(self._uplinks()),
+            outside=self._outside(),
+            forget=tuple(self.rows.released),
+            released_pool_networks=tuple(self.rows.released_pool_networks),
+            warnings=tuple(self.warnings),
+        )
+
+    # -------------------------------------------------------------------------------------------- bridges
+    def bridge_name(self, network: NetworkRow) -> str:
+        return self.host.public_bridge if network.external else network.bridge
+
+    def _bridges(self) -> Iterable[BridgePlan]:
+        if self.host.public_gateway or self.host.public_interface:
+            yield BridgePlan(self.host.public_bridge, "", 1500, 0)
+        for network in self.rows.networks:
+            if network.external:
+                yield BridgePlan(self.bridge_name(network), network.id, network.mtu, 0)
+                continue
+            trunk = self.host.trunks.get(network.physical_network)
+            tagged = network.manager == "vlan" and trunk is not None and network.segmentation_id is not None
+            yield BridgePlan(
+                name=network.bridge,
+                network_id=network.id,
+                mtu=network.mtu,
+                zone=self.zones[network.id],
+                vlan=VlanTag(trunk or "", network.segmentation_id or 0) if tagged else None,
+                dhcp_servers=tuple(
+                    subnet.service_address
+                    for subnet in self.subnets_of[network.id]
+                    if subnet.enable_dhcp and subnet.service_address and ":" not in subnet.service_address
+                ),
+            )
+
+    def _uplinks(self) -> Iterable[Uplink]:
+        if self.host.public_interface:
+            yield Uplink(self.host.public_interface, self.host.public_bridge)
+        for device in sorted(set(self.host.trunks.values())):
+            yield Uplink(device, "")
+
+    def _outside(self) -> OutsidePlan | None:
+        if not self.host.public_gateway:
+            return None
+        gateway = ip_interface(self.host.public_gateway)
+        for subnet in self.rows.subnets:
+            network = self.networks.get(subnet.network_id)
+            if network is not None and network.external and gateway.ip in ip_network(subnet.cidr):
+                length = ip_network(subnet.cidr).prefixlen
+                return OutsidePlan(self.host.public_bridge, f"{gateway.ip}/{length}", network.mtu)
+        return None
+
+    # -------------------------------------------------------------------------------------------- ports
+    def _ports(self) -> Iterable[PortPlan]:
+        local = [port for port in self.rows.ports if port.host == self.host.name and port.vif != "none"]
+        pairs_of = {port.id: self._pairs(port) for port in local}
+        guards: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for port in local:
+            if port.port_security_enabled:
+                for pair in pairs_of[port.id]:
+                    guards[port.network_id, pair.address] |= self.groups_of[port.id]
+        for port in local:
+            network = self.networks[port.network_id]
+            secured = port.port_security_enabled
+            pairs = pairs_of[port.id] if secured else ()
+            filters: list[Filter] = []
+            for address in dict.fromkeys(pair.address for pair in pairs):
+                groups = guards.pop((port.network_id, address), None)
+                if groups is not None:  # else: a port before this one shares the address and guards it
+                    filters.append(Filter(address, tuple(sorted(groups))))
+            yield PortPlan(
+                port_id=port.id,
+                network_id=port.network_id,
+                device=tap_name(port.id),
+                vif=port.vif,
+                bridge=self.bridge_name(network),
+                mac=port.mac,
+                mtu=network.mtu,
+                up=port.admin_state_up and network.admin_state_up,
+                secured=secured,
+                pairs=pairs,
+                filters=tuple(filters),
+            )
+
+    def _pairs(self, port: PortRow) -> tuple[AddressPair, ...]:
+        pairs = [AddressPair(port.mac, address.address) for address in self.addresses_of[port.id]]
+        macs = {port.mac}
+        for allowed in port.allowed_address_pairs:
+            mac = (allowed.get("mac_address") or port.mac).lower()
+            macs.add(mac)
+            network = ip_network(allowed["ip_address"], strict=False)
+            if network.num_addresses > LARGEST_PAIR:
+                self.warnings.append(f"port {port.id}: the allowed address pair {network} is too wide and not realised")
+                continue
+            pairs += [AddressPair(mac, str(address)) for address in network]
+        pairs += [AddressPair(mac, link_local(mac)) for mac in sorted(macs)]
+        return tuple(dict.fromkeys(pairs))
+
+    # -------------------------------------------------------------------------------------------- groups
+    def _groups(self) -> Iterable[GroupPlan]:
+        rules = _grouped(self.rows.rules, lambda rule: rule.group_id)
+        used = {group for groups in self.groups_of.values() for group in groups}
+        remote = {rule.remote_group_id for rule in self.rows.rules if rule.remote_group_id}
+        members = self._members()
+        for group_id in sorted(used | remote):
+            compiled: list[GroupRule] = []
+            for row in rules[group_id]:
+                compiled.append(
+                    GroupRule(
+                        "ingress" if row.direction == "ingress" else "egress",
+                        "IPv6" if row.ethertype == "IPv6" else "IPv4",
+                        row.protocol,
+                        row.port_range_min,
+                        row.port_range_max,
+                        row.remote_ip_prefix,
+                        row.remote_group_id,
+                    )
+                )
+            yield GroupPlan(
+                group_id=group_id,
+                ingress=compile_rules(compiled, "ingress"),
+                egress=compile_rules(compiled, "egress"),
+                members=tuple(sorted(members[group_id])),
+            )
+
+    def _members(self) -> Mapping[str, set[Member]]:
+        """Group -> where its members' packets may appear: every bridge here of their routing domain."""
+        domains = routing_domains(self.rows.routed)
+        members: dict[str, set[Member]] = defaultdict(set)
+        for row in self.rows.members:
+            for network_id in domains.get(row.network_id, {row.network_id}):
+                network = self.networks.get(network_id)
+                if network is not None:
+                    members[row.group_id].add(Member(self.bridge_name(network), row.address))
+        return members
+
+    # -------------------------------------------------------------------------------------------- services
+    def _services(self) -> Iterable[ServicePlan]:
+        ports_of_network = _grouped(self.rows.ports, lambda port: port.network_id)
+        for network in self.rows.networks:
+            if network.host != self.host.name or network.external:
+                continue
+            subnets = tuple(
+                self._service_subnet(subnet)
+                for subnet in self.subnets_of[network.id]
+                if subnet.service_address and ":" not in subnet.service_address
+            )
+            if not subnets:
+                continue
+            ports = ports_of_network[network.id]
+            served = {subnet.subnet_id for subnet in subnets}
+            yield ServicePlan(
+                network_id=network.id,
+                bridge=network.bridge,
+                mac=next((port.mac for port in ports if port.device_owner == SERVICE_OWNER), "")
+                or _derived_mac(network.id),
+                mtu=network.mtu,
+                domain=_domain_name(network.dns_domain) or DEFAULT_DOMAIN,
+                subnets=subnets,
+                forwarders=self.forwarders,
+                entries=tuple(
+                    self._entry(port, address)
+                    for port in ports
+                    if not port.device_owner.startswith("network:")
+                    for address in self.addresses_of[port.id]
+                    if address.subnet_id in served
+                ),
+            )
+
+    def _service_subnet(self, subnet: SubnetRow) -> ServiceSubnet:
+        return ServiceSubnet(
+            subnet_id=subnet.id,
+            cidr=subnet.cidr,
+            service_address=subnet.service_address or "",
+            gateway=subnet.gateway_ip,
+            dns=tuple(subnet.dns_nameservers or ()),
+            routes=tuple(StaticRoute(route["destination"], route["nexthop"]) for route in subnet.host_routes or ()),
+            dhcp=subnet.enable_dhcp,
+        )
+
+    @staticmethod
+    def _entry(port: PortRow, address: AddressRow) -> HostEntry:
+        name = _domain_name(port.hostname) or _domain_name(port.dns_name) or f"host-{address.address.replace('.', '-')}"
+        return HostEntry(port.id, port.mac, address.address, name, port.device_id)
+
+    # -------------------------------------------------------------------------------------------- routers
+    def _router(self, router: RouterRow) -> RouterPlan:
+        ports = self.ports_of_device[router.id]
+        interfaces = [self._interface(port) for port in ports if port.device_owner == INTERFACE_OWNER]
+        gateway = next((port for port in ports if port.device_owner == GATEWAY_OWNER), None)
+        inside = [
+            IPv4Network(address, strict=False)
+            for interface in interfaces
+            for address in interface.addresses
+            if ":" not in address
+        ]
+        gateways: list[str] = []
+        if gateway is not None:
+            for address in self.addresses_of[gateway.id]:
+                next_hop = self.subnets[address.subnet_id].gateway_ip
+                if next_hop and next_hop not in gateways:
+                    gateways.append(next_hop)
+        floating = sorted(
+            (row.address, row.fixed_address)
+            for row in self.rows.floating_ips
+            if row.router_id == router.id and row.fixed_address
+        )
+        return RouterPlan(
+            router_id=router.id,
+            interfaces=tuple(interfaces),
+            external=self._interface(gateway) if gateway else None,
+            gateways=tuple(gateways[:1]),
+            floating=tuple(floating) if gateway else (),
+            inside=tuple(str(network) for network in collapse_addresses(inside)),
+            snat=router.enable_snat,
+            routes=tuple(
+                StaticRoute(str(ip_network(route["destination"], strict=False)), route["nexthop"])
+                for route in router.routes or ()
+            ),
+        )
+
+    def _interface(self, port: PortRow) -> InterfacePlan:
+        network = self.networks[port.network_id]
+        addresses = [
+            f"{address.address}/{ip_network(self.subnets[address.subnet_id].cidr).prefixlen}"
+            for address in self.addresses_of[port.id]
+        ]
+        return InterfacePlan(port.id, network.id, self.bridge_name(network), port.mac, network.mtu, tuple(addresses))
+
+
+def zones(networks: Iterable[NetworkRow]) -> dict[str, int]:
+    """A connection-tracking zone per network: none twice, and an older network keeps its own when newer ones come."""
+    taken: dict[int, str] = {}
+    for network in networks:
+        if network.external:
+            continue
+        zone = zlib.crc32(network.id.encode()) % (_LAST_ZONE - _FIRST_HASHED_ZONE) + _FIRST_HASHED_ZONE
+        while zone in taken:
+            zone = zone + 1 if zone < _LAST_ZONE else _FIRST_HASHED_ZONE
+        taken[zone] = network.id
+    return {network_id: zone for zone, network_id in taken.items()}
+
+
+def routing_domains(routed: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Network -> the networks whose packets routers can bring to it, itself included."""
+    domains: dict[str, set[str]] = {}
+    by_router: dict[str, set[str]] = defaultdict(set)
+    for router_id, network_id in routed:
+        by_router[router_id].add(network_id)
+    for networks in by_router.values():
+        joined = set(networks)
+        for network_id in networks:
+            joined |= domains.get(network_id, set())
+        for network_id in joined:
+            domains[network_id] = joined
+    return domains
+
+
+def _domain_name(text: str | None) -> str:
+    """The name, or nothing if it is none: whatever a row says, no line of dnsmasq's files is a user's to write."""
+    return text.strip(".") if text and is_domain_name(text) else ""
+
+
+def _derived_mac(network_id: str) -> str:
+    """A locally administered MAC for a network whose service has no port."""
+    tail = zlib.crc32(network_id.encode()).to_bytes(4, "big")
+    return "02:6b:" + tail.hex(":")
+
+
+def _grouped(rows: Iterable[T], key: Callable[[T], str]) -> Mapping[str, list[T]]:
+    found: dict[str, list[T]] = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return found
