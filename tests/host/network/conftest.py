@@ -1,4 +1,4 @@
-"""A host in namespaces: a store, a bus, the real network agent, and guests that are namespaces.
+"""Hosts in namespaces: a store, a bus, the real network agents, and guests that are namespaces.
 
 Rows are written as the controllers write them; everything else happens by the agent. Each test has a prefix of its own
 and leaves nothing behind.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from .fabric import Fabric
 from .world import World
 
 
@@ -27,3 +28,17 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield world
     finally:
         await world.close()
+
+
+@pytest.fixture
+async def fabric(tmp_path: Path) -> AsyncIterator[Fabric]:
+    """Three hosts over one trunk, one underlay and one public wire."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    tmp_path.chmod(0o755)  # noqa: ASYNC240 - before anything runs
+    fabric = Fabric(tmp_path, prefix="n" + secrets.token_hex(1))
+    try:
+        await fabric.open()
+        yield fabric
+    finally:
+        await fabric.close()

@@ -190,7 +190,7 @@ async def test_vlan_device_without_kernel_support_is_a_clear_error(world: World)
     await world.restart_agent(replace(world.config, host=host))
 
     if await world.call("look_again") == {"failures": {}}:
-        assert f"trunk0.{world._next}" in inspect_namespace(world.switch).links
+        assert f"trunk0.{network.bridge[2:]}" in inspect_namespace(world.switch).links
     else:
         with pytest.raises(CommandFailed, match=r"802\.1Q"):
             await world.call("realise", network_id=network.id)

@@ -75,7 +75,7 @@ async def test_guest_without_a_floating_address_goes_out_as_its_router(world: Wo
     world.listen_in(world.outside, 8080)
 
     assert pings(guest.namespace, "203.0.113.1")
-    assert connects(guest.namespace, "203.0.113.1", 8080) == public.address(world._next)
+    assert connects(guest.namespace, "203.0.113.1", 8080) == public.address(int(network.bridge[2:]))
 
 
 async def test_nobody_routes_in_to_a_fixed_address(world: World) -> None:
@@ -84,7 +84,7 @@ async def test_nobody_routes_in_to_a_fixed_address(world: World) -> None:
     group = await world.group(network.project_id)
     await world.rule(group, protocol="icmp")
     guest = await world.guest(network, 3, [group])
-    world.inside(world.outside, "ip", "route", "add", network.cidr, "via", public.address(world._next))
+    world.inside(world.outside, "ip", "route", "add", network.cidr, "via", public.address(int(network.bridge[2:])))
 
     assert not pings(world.outside, guest.address)
 

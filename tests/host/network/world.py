@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_network
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class Network:
     bridge: str
     project_id: str
     router_id: str = ""
+    host: str = HOST
+    """Where its services are."""
 
     def address(self, offset: int) -> str:
         return str(ip_network(self.cidr)[offset])
@@ -76,22 +79,33 @@ class Guest:
 
 
 class World:
-    def __init__(self, directory: Path, prefix: str) -> None:
+    """One host. `beside`: another one, whose store and bus it shares (see `fabric.Fabric`)."""
+
+    def __init__(
+        self, directory: Path, prefix: str, *, name: str = HOST, beside: World | None = None, **host: Any
+    ) -> None:
         self.directory = directory
-        host = HostConfig(name=HOST, prefix=prefix, driver="namespace", public_gateway="203.0.113.1")
-        self.config = Config(state_dir=directory / "state", host=replace(host, poll_interval_s=600.0))
-        self.store = Store(self.config.database_url)
-        self.bus = LocalBus()
+        self.name = name
+        values: dict[str, Any] = {"public_gateway": "203.0.113.1", "poll_interval_s": 600.0, **host}
+        self.config = Config(
+            state_dir=directory / f"state-{name}",
+            host=HostConfig(name=name, prefix=prefix, driver="namespace", **values),
+        )
+        self.store = beside.store if beside else Store(self.config.database_url)
+        self.bus = beside.bus if beside else LocalBus()
+        self.shares = beside is not None
+        self.numbers = beside.numbers if beside else count(101)
+        """VLAN ids, and the offsets of routers' public addresses."""
         self.agent = NetworkAgent(self.store, self.bus, self.config)
         self.guests: list[str] = []
         self.processes: list[subprocess.Popen[str]] = []
-        self._next = 100
         self.switch = f"{prefix}-switch"
         self.outside = f"{prefix}-outside"
 
     async def open(self) -> None:
         self.config.state_dir.mkdir()
-        await self.store.open()
+        if not self.shares:
+            await self.store.open()
         await self.agent.start()
 
     async def close(self) -> None:
@@ -99,8 +113,9 @@ class World:
             process.kill()
             process.wait()
         await self.agent.stop()
-        await self.bus.close()
-        await self.store.close()
+        if not self.shares:
+            await self.bus.close()
+            await self.store.close()
         for name in self.guests:
             namespaces.delete(name)
         remove_everything(self.config)
@@ -110,8 +125,11 @@ class World:
         self.agent = NetworkAgent(self.store, self.bus, config or self.config)
         await self.agent.start()
 
-    async def call(self, method: str, **args: str) -> Any:
-        return await self.bus.call(f"network.{HOST}", method, args, context=system_context(), deadline_s=20)
+    async def call(self, method: str, *, host: str = "", **args: str) -> Any:
+        """Ask this host's agent, or another one's."""
+        return await self.bus.call(
+            f"network.{host or self.name}", method, args, context=system_context(), deadline_s=20
+        )
 
     async def look(self) -> None:
         answer = await self.call("look_again")
@@ -124,29 +142,34 @@ class World:
 
     # -------------------------------------------------------------------------------------------- rows
     async def public_network(self) -> Network:
-        network = Network(new_id(), new_id(), PUBLIC_CIDR, "br-public", "admin")
+        network = Network(new_id(), new_id(), PUBLIC_CIDR, "br-public", "admin", host=self.name)
         await self.store.write(_network, network, external=True, segment=None, service=None, gateway="203.0.113.1")
         return network
 
-    async def network(self, cidr: str = "10.0.0.0/24", project: str = "", public: Network | None = None) -> Network:
-        """A project network with its service port and, with `public`, a router on it."""
-        self._next += 1
+    async def network(
+        self, cidr: str = "10.0.0.0/24", project: str = "", public: Network | None = None, **values: Any
+    ) -> Network:
+        """A project network whose services are on this host and, with `public`, a router on it here.
+
+        `values`: columns of the network (manager, bridge, ...) that are not a VLAN's.
+        """
+        number = next(self.numbers)
         router_id = new_id() if public else ""
-        network = Network(new_id(), new_id(), cidr, f"br{self._next}", project or new_id(), router_id)
+        bridge = values.setdefault("bridge", f"br{number}")
+        network = Network(new_id(), new_id(), cidr, bridge, project or new_id(), router_id, self.name)
 
         def rows(tx: Connection) -> None:
-            _network(
-                tx, network, external=False, segment=self._next, service=network.address(2), gateway=network.address(1)
-            )
-            service = _port(tx, network, owner="network:dhcp", host=HOST)
-            _address(tx, network, service, network.address(2))
+            segment = values.pop("segmentation_id", number)
+            service, gateway = network.address(2), network.address(1)
+            _network(tx, network, external=False, segment=segment, service=service, gateway=gateway, **values)
+            _address(tx, network, _port(tx, network, owner="network:dhcp", host=self.name), service)
             if public is not None:
-                values = {"id": router_id, "project_id": network.project_id, "external_network_id": public.id}
-                tx.execute(insert(schema.routers).values(**values, host=HOST))
+                router = {"id": router_id, "project_id": network.project_id, "external_network_id": public.id}
+                tx.execute(insert(schema.routers).values(**router, host=self.name))
                 leg = _port(tx, network, owner="network:router_interface", device=router_id)
                 _address(tx, network, leg, network.address(1))
-                gateway = _port(tx, public, owner="network:router_gateway", device=router_id)
-                _address(tx, public, gateway, public.address(self._next))
+                uplink = _port(tx, public, owner="network:router_gateway", device=router_id)
+                _address(tx, public, uplink, public.address(number))
 
         await self.store.write(rows)
         return network
@@ -164,7 +187,7 @@ class World:
             tx.execute(delete(schema.networks).where(schema.networks.c.id == network.id))
             if pool:
                 values = {"id": new_id(), "physical_network": "physnet1", "bridge": network.bridge, "position": 0}
-                values |= {"cidr": network.cidr, "project_id": network.project_id, "released_host": HOST}
+                values |= {"cidr": network.cidr, "project_id": network.project_id, "released_host": network.host}
                 tx.execute(insert(schema.pool_networks).values(**values, released_at=schema.now()))
 
         await self.store.write(rows)
@@ -226,10 +249,10 @@ class World:
                     ram_mb=64,
                     disk_gb=1,
                     reservation_id="r-1",
-                    host=HOST,
+                    host=self.name,
                 )
             )
-            port_id = _port(tx, network, owner="compute:nova", device=instance_id, host=HOST, vif=vif, **values)
+            port_id = _port(tx, network, owner="compute:nova", device=instance_id, host=self.name, vif=vif, **values)
             _address(tx, network, port_id, address)
             for group in groups:
                 tx.execute(insert(schema.port_security_groups).values(port_id=port_id, security_group_id=group))
@@ -290,7 +313,7 @@ class World:
 
     async def wire(self, guest: Guest) -> None:
         """Wire the port and plug the guest in."""
-        await self.call("realise", network_id=guest.network.id)
+        await self.call("realise", host=guest.network.host, network_id=guest.network.id)
         answer = await self.call("wire", port_id=guest.port_id)
         assert answer["device"] == tap_name(guest.port_id)
         self.plug(guest)
@@ -367,20 +390,26 @@ def _popen(argv: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _network(
-    tx: Connection, network: Network, *, external: bool, segment: int | None, service: str | None, gateway: str
+    tx: Connection,
+    network: Network,
+    *,
+    external: bool,
+    segment: int | None,
+    service: str | None,
+    gateway: str,
+    **values: Any,
 ) -> None:
-    tx.execute(
-        insert(schema.networks).values(
-            id=network.id,
-            project_id=network.project_id,
-            manager="flat" if external else "vlan",
-            physical_network="public" if external else "physnet1",
-            segmentation_id=segment,
-            bridge=network.bridge,
-            external=external,
-            host=None if external else HOST,
-        )
-    )
+    row = {
+        "id": network.id,
+        "project_id": network.project_id,
+        "manager": "flat" if external else "vlan",
+        "physical_network": "public" if external else "physnet1",
+        "segmentation_id": segment,
+        "bridge": network.bridge,
+        "external": external,
+        "host": None if external else network.host,
+    }
+    tx.execute(insert(schema.networks).values({**row, **values}))
     tx.execute(
         insert(schema.subnets).values(
             id=network.subnet_id,
@@ -390,7 +419,7 @@ def _network(
             gateway_ip=gateway,
             enable_dhcp=not external,
             service_address=service,
-            host=HOST if external else None,
+            host=network.host if external else None,
         )
     )
     last = ip_network(network.cidr).num_addresses - 2
