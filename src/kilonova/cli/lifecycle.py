@@ -84,6 +84,11 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     help="The NIC that carries the VLANs of a physical network; may be repeated.",
 )
 @click.option(
+    "--public-interface",
+    metavar="DEVICE",
+    help="The NIC that joins routers and floating addresses to the network outside; the machine itself loses it.",
+)
+@click.option(
     "--flat",
     callback=_pairs,
     multiple=True,
@@ -110,6 +115,7 @@ def up(
     host_name: str | None,
     acceleration: str | None,
     trunk: dict[str, str],
+    public_interface: str | None,
     flat: dict[str, str],
     tunnel: dict[str, str],
     detach: bool,
@@ -121,7 +127,7 @@ def up(
     reboot they are started again as their users left them.
     """
     state = StateDirectory(state_dir.absolute())
-    options = _options(state, mode, driver, listen, host_name, acceleration, trunk, flat, tunnel)
+    options = _options(state, mode, driver, listen, host_name, acceleration, trunk, public_interface, flat, tunnel)
     if options.mode != "simulate" and os.geteuid() != 0:
         raise BadRequest("networks and guests need root: use sudo, or --simulate for the control plane alone")
     from kilonova.service.sockets import bind
@@ -163,6 +169,7 @@ def _options(
     host_name: str | None,
     acceleration: str | None,
     trunk: dict[str, str],
+    public_interface: str | None,
     flat: dict[str, str],
     tunnel: dict[str, str],
 ) -> Options:
@@ -181,6 +188,8 @@ def _options(
     driver = driver or ("fake" if mode == "simulate" else base.driver)
     if mode == "simulate" and driver != "fake":
         raise BadRequest(f"--driver {driver} needs a kernel: --simulate has the driver fake only")
+    if mode == "sandbox" and public_interface:
+        raise BadRequest("--public-interface: a sandbox is closed; leave one of the two out")
     if len(tunnel) > 1:
         raise BadRequest("--tunnel: one device carries VXLAN; give it once")
     for device, text in tunnel.items():
@@ -199,6 +208,7 @@ def _options(
         flat_bridges=flat or base.flat_bridges,
         tunnel_interface=tunnel_interface,
         tunnel_address=tunnel_address,
+        public_interface=public_interface or base.public_interface,
     )
 
 

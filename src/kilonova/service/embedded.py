@@ -36,6 +36,7 @@ def configuration(state: StateDirectory, options: Options) -> Config:
             flat_bridges=options.flat_bridges,
             tunnel_interface=options.tunnel_interface,
             tunnel_address=options.tunnel_address,
+            public_interface=options.public_interface,
             public_gateway=SANDBOX_GATEWAY.split("/")[0] if options.mode == "sandbox" else "",
         ),
     )
