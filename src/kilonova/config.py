@@ -56,6 +56,7 @@ class HostConfig:
     """A NIC of this machine that is moved into the switch namespace as the public bridge's uplink."""
     poll_interval_s: float = 30.0
     heartbeat_interval_s: float = 5.0
+    """The network agent renews its lease as often."""
     availability_zone: str = "nova"
     vcpus: int = 0
     """Offered to guests; 0: processors x 16."""
@@ -82,6 +83,10 @@ class NetworkConfig:
     mtu: int = 1500
     dns_nameservers: tuple[str, ...] = ()
     """Upstream servers that dnsmasq forwards to; none: names of the network only."""
+    lease_s: float = 15.0
+    """A network host whose agent did not renew its lease for so long stops; the same on every host."""
+    takeover_margin_s: float = 5.0
+    """So long after a lease ended, another host takes the networks and routers over."""
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kilonova import metadata
 from kilonova.bus import Bus, Subscription
 from kilonova.config import Config
 from kilonova.context import Context
-from kilonova.errors import CommandFailed, KilonovaError, NotFound
+from kilonova.errors import CommandFailed, Conflict, KilonovaError, NotFound, Unavailable
 from kilonova.network.host.interface import Host, Outcome
 from kilonova.network.host.metadata import MetadataService
 from kilonova.network.host.simulated import SimulatedHost
+from kilonova.network.lease import Beat, Lease
 from kilonova.network.plan import HostPlan
 from kilonova.network.planner import plan
 from kilonova.network.results import record, results_of
@@ -28,7 +30,6 @@ from kilonova.network.rows import HostRows, load
 from kilonova.store.database import Store
 from kilonova.store.metadata_rows import load_instance_metadata
 from kilonova.store.schema import now
-from kilonova.store.services import heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _FIRST_RETRY_S = 1.0
 _LOOK_SHARE = 4.0
 """After a pass of T seconds, a mere "look again" waits up to this many T, so that many of them share one pass."""
 _LOOK_WITHIN_S = 0.25
+_ASK_FOR_LEASE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,12 @@ class Pass:
     outcome: Outcome
 
 
+class _NoLease(Unavailable):
+    """This process may not touch the host's kernel at present."""
+
+
 class NetworkAgent:
-    """One per host; with `host.simulate` it plans and records as always and touches nothing."""
+    """One per host, by its lease; with `host.simulate` it plans and records as always and touches nothing."""
 
     def __init__(self, store: Store, bus: Bus, config: Config, host: Host | None = None) -> None:
         self._store = store
@@ -56,6 +62,11 @@ class NetworkAgent:
         self._config = config
         self._started_at = now()
         self._host = host or make_host(config)
+        self._lease = Lease(store, config.host.name, config.network.lease_s)
+        self._holding = False
+        self._settled = False
+        """Nothing is left here of what another host may have taken over."""
+        self._guarded = False
         self._metadata = MetadataService(self._metadata_answer)
         self._waiters: list[asyncio.Future[Pass]] = []
         self._wake = asyncio.Event()
@@ -74,9 +85,12 @@ class NetworkAgent:
         return f"network.{self._config.host.name}"
 
     async def start(self) -> None:
-        """Apply everything once, then serve. Raises `CommandFailed` when the host cannot be used at all."""
+        """Apply everything once, then serve.
+
+        Raises `CommandFailed` when the host cannot be used at all, `Conflict` when another agent serves it.
+        """
+        await self._take_lease()
         await asyncio.to_thread(self._host.open)
-        await self._beat()
         self._tasks = [
             asyncio.create_task(self._loop(), name="network-loop"),
             asyncio.create_task(self._heartbeats(), name="network-heartbeat"),
@@ -108,6 +122,8 @@ class NetworkAgent:
             self._soon.cancel()
         await self._metadata.close()
         await asyncio.to_thread(self._host.close)
+        with suppress(KilonovaError):
+            await self._lease.release()
 
     # -------------------------------------------------------------------------------------------- requests
     async def _on_realise(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +200,8 @@ class NetworkAgent:
                     waiter.cancel()
                 raise
             except Exception as error:
-                log.exception("a pass failed")
+                if not isinstance(error, _NoLease):
+                    log.exception("a pass failed")
                 self._look = True
                 for waiter in waiters:
                     if not waiter.done():
@@ -204,8 +221,13 @@ class NetworkAgent:
         return self._config.host.poll_interval_s
 
     async def _turn(self, look: bool) -> Pass:
+        if self._lease.remaining_s <= 0:
+            await self._beat()
+            look = True
+        if self._lease.remaining_s <= 0:
+            raise _NoLease(f"The network agent of host {self._config.host.name} has no lease; it asks for it again.")
         rows = await self._store.read(load, self._config.host.name)
-        wanted = plan(rows, self._config)
+        wanted = replace(plan(rows, self._config), guarded=self._guarded)
         before = self._last
         outcome = await asyncio.to_thread(self._host.apply, wanted, look=look)
         failures = dict(outcome.failures)
@@ -213,6 +235,9 @@ class NetworkAgent:
         turn = Pass(rows, wanted, Outcome(failures, outcome.forgotten, outcome.changes))
         self._report(before, turn, look)
         self._last = turn
+        if look and "" not in failures and not self._settled:
+            self._settled = True
+            await self._hold()
         self._passes += 1
         self._retry_s = self._retry_s * 2 if failures else _FIRST_RETRY_S
         results = results_of(rows, wanted, turn.outcome)
@@ -251,16 +276,72 @@ class NetworkAgent:
         body = metadata.answer(document, path)
         return None if body is None else (body, metadata.content_type(path))
 
+    # -------------------------------------------------------------------------------------------- lease
+    async def _take_lease(self) -> None:
+        """Wait until a process that died has lost it. Raises `Conflict` when one lives."""
+        host, lease_s = self._config.host.name, self._config.network.lease_s
+        waited = False
+        give_up = time.monotonic() + lease_s + 2 * self._config.host.heartbeat_interval_s
+        while True:
+            await self._beat()
+            if self._holding:
+                return
+            if time.monotonic() > give_up:
+                raise Conflict(
+                    f"Host {host} is served by another network agent, which lives: end it, or start this one under "
+                    "another host name."
+                )
+            if not waited:
+                log.warning("another network agent has served host %s: waiting until its lease ends", host)
+            waited = True
+            await asyncio.sleep(min(_ASK_FOR_LEASE_S, lease_s / 10))
+
+    async def _hold(self) -> None:
+        """Tell the kernel how long the lease runs, unless something may be left of what is now another host's."""
+        try:
+            if self._settled or self._lease.remaining_s <= 0:
+                await asyncio.to_thread(self._host.hold, self._lease.remaining_s)
+        except KilonovaError as error:
+            log.warning("host %s: %s", self._config.host.name, error)
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        self._look = True
+        self._wake.set()
+
     # -------------------------------------------------------------------------------------------- heartbeat
     async def _heartbeats(self) -> None:
+        interval_s = self._config.host.heartbeat_interval_s
         while True:
-            await asyncio.sleep(self._config.host.heartbeat_interval_s)
+            await asyncio.sleep(interval_s if self._holding else min(interval_s, _ASK_FOR_LEASE_S))
             try:
                 await self._beat()
             except Exception:
                 log.exception("heartbeat")
+                if self._holding and self._lease.remaining_s <= 0:
+                    self._holding = False
+                    log.error("host %s could not renew its lease in time: it touches nothing", self._config.host.name)
 
     async def _beat(self) -> None:
+        """Say that the host lives and renew its lease; what the lease allows changes with it."""
+        had = self._lease.remaining_s > 0
+        found = await self._lease.renew(self._beat_of())
+        held_before, self._holding = self._holding, found.held
+        if not found.held:
+            if held_before:
+                log.error("host %s lost its lease: it touches nothing until it has it again", self._config.host.name)
+                self._settled = False
+                await self._hold()
+            return
+        if not had or not held_before:
+            self._settled = found.kept
+            self._look_soon()
+        if found.others != self._guarded:
+            self._guarded = found.others
+            self._wake.set()
+        await self._hold()
+
+    def _beat_of(self) -> Beat:
         progress: dict[str, Any] = {"passes": self._passes}
         if self._last is not None:
             progress |= {
@@ -268,17 +349,10 @@ class NetworkAgent:
                 "ports": len(self._last.plan.ports),
                 "routers": len(self._last.plan.routers),
                 "failures": len(self._last.outcome.failures),
+                "guarded": self._last.plan.guarded and "" not in self._last.outcome.failures,
             }
         host = self._config.host
-        await self._store.write(
-            heartbeat,
-            "network",
-            host.name,
-            availability_zone=host.availability_zone,
-            started_at=self._started_at,
-            capacity={},
-            progress=progress,
-        )
+        return Beat(host.name, host.availability_zone, self._started_at, capacity={}, progress=progress)
 
 
 def make_host(config: Config) -> Host:

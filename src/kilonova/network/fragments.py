@@ -64,7 +64,7 @@ class Names:
 
 def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
     """Key -> fragment of everything in the plan that is a link, an address, a route or an nft object."""
-    found = {"rules": Fragment("", names.switch, _switch_rules())}
+    found = {"rules": Fragment("", names.switch, _switch_rules(plan.guarded))}
     for bridge in plan.bridges.values():
         found[f"bridge {bridge.name}"] = Fragment(bridge.network_id, names.switch, bridge_layout(bridge))
     for port in plan.ports.values():
@@ -95,9 +95,9 @@ def combinations(plan: HostPlan) -> set[tuple[str, ...]]:
     return {item.groups for port in plan.ports.values() for item in port.filters}
 
 
-@lru_cache(maxsize=1)
-def _switch_rules() -> Layout:
-    return rules.switch_rules()
+@lru_cache(maxsize=2)
+def _switch_rules(guarded: bool) -> Layout:
+    return rules.switch_rules(guarded=guarded)
 
 
 @lru_cache(maxsize=1)

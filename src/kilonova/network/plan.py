@@ -180,6 +180,8 @@ class HostPlan:
     released_pool_networks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What the rows ask for and this host does not do."""
+    guarded: bool = False
+    """Other hosts may take over: routers and services are silent when this host's lease has run out."""
 
     def bridge_of(self, network_id: str) -> BridgePlan | None:
         return next((bridge for bridge in self.bridges.values() if bridge.network_id == network_id), None)

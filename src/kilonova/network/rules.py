@@ -47,6 +47,10 @@ DHCP_SERVERS = groups("dhcp_srv")
 EGRESS, INGRESS = groups("egress"), groups("ingress")
 NOT_RESUMED = groups("not_resumed")
 """Addresses of which flows were just cut. Filled by the way, emptied by time: no plan says what is in it."""
+LEASE = l2("lease")
+"""Holds one element while this host's lease runs; no plan says so, the agent's heartbeats do."""
+PASSING = frozenset({NOT_RESUMED, LEASE})
+"""Sets whose elements come and go with time."""
 EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
 FLOATING = nat("fip")
 FIXED = nat("fip_rev")
@@ -57,14 +61,21 @@ HAIRPIN_NAT = nat("snat_hairpin")
 ND = "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }"
 
 
-def switch_rules() -> Layout:
+OWN_DEVICES = ("rtr", "svc")
+"""Begin the names of what a dead host must not go on answering with: its routers' and its services' bridge ports."""
+
+
+def switch_rules(*, guarded: bool = False) -> Layout:
     """Of the switch namespace. A bridge port that is not in `trusted` is an instance's port: it fails closed.
 
+    `guarded`: routers and services are cut off while the set `lease` is empty (a dead man's switch).
     Bridge hooks stand at -300, before br_netfilter's; `ct state` and `meta ibrname` do not work there on every kernel.
     In the inet table iif and oif of a bridged packet are the bridge, hence the keys `bridge . address`.
     """
+    own = OWN_DEVICES if guarded else ()
     sets = {
         TRUSTED: "type ifname;",
+        LEASE: "type iface_type; flags timeout;",
         ADDRESS_OK: "type ifname . ether_addr . ipv4_addr : verdict;",
         MAC_OK: "type ifname . ether_addr;",
         ARP_OK: "type ifname . ether_addr . ipv4_addr;",
@@ -81,10 +92,14 @@ def switch_rules() -> Layout:
         INGRESS6: "type ifname . ipv6_addr : verdict;",
     }
     chains = {
+        # Every port of a bridge is of the type `ether`, so this asks whether there is any element.
+        l2("own_in"): Chain.of("meta iiftype @lease return", "drop"),
+        l2("own_out"): Chain.of("meta oiftype @lease return", "drop"),
         # A frame with a VLAN tag is IP to `ip saddr`, which looks behind it; only `ether type` sees the tag.
         l2("v4ok"): Chain.of("ether type != ip drop", "udp sport 67 drop", "accept"),
         l2("pre"): Chain.of(
             "iifname . ether saddr . ip saddr vmap @ip_ok",
+            *(f'iifname "{name}*" jump own_in' for name in own),
             "iifname @trusted accept",
             "iifname . ether saddr != @mac_ok drop",
             "ether type vmap { ip : goto v4, arp : goto arp4, ip6 : goto v6 }",
@@ -111,6 +126,7 @@ def switch_rules() -> Layout:
         ),
         l2("forwarded"): Chain.of(
             "oifname . ip daddr @dst_ok accept",
+            *(f'oifname "{name}*" jump own_out' for name in own),
             "oifname @trusted accept",
             "goto to_tap",
             hook="type filter hook forward priority -300; policy accept;",
@@ -151,6 +167,18 @@ def switch_rules() -> Layout:
         ),
     }
     return Layout(sets=sets, chains=chains)
+
+
+def lease_commands(seconds: float) -> str:
+    """One transaction that makes the lease run so long from now, or ends it.
+
+    An element that is there keeps its time on older kernels when it is added again, hence out and in.
+    """
+    key = " ".join(LEASE)
+    lines = [f"add element {key} {{ ether }}", f"delete element {key} {{ ether }}"]
+    if seconds > 0:
+        lines.append(f"add element {key} {{ ether timeout {max(1, int(seconds * 1000))}ms }}")
+    return "\n".join(lines) + "\n"
 
 
 def router_rules() -> Layout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Table, insert, update
 from kilonova.bus.local import LocalBus
 from kilonova.config import Config, HostConfig
 from kilonova.context import system_context
-from kilonova.errors import CommandFailed, InternalError, NotFound
+from kilonova.errors import CommandFailed, Conflict, InternalError, NotFound, Unavailable
 from kilonova.network.agent import NetworkAgent, make_host
 from kilonova.network.host.interface import Outcome
 from kilonova.network.host.simulated import SimulatedHost
@@ -25,6 +25,7 @@ from kilonova.network.results import Results, record
 from kilonova.network.rows import ReleasedRow
 from kilonova.store import schema
 from kilonova.store.database import Store
+from kilonova.store.schema import now
 
 HOST = "host1"
 NETWORK, SUBNET, PORT, ROUTER, EXTERNAL, RANGE = (f"{kind:08x}-0000-4000-8000-000000000000" for kind in range(1, 7))
@@ -406,3 +407,108 @@ def test_simulated_host_has_no_kernel(config: Config) -> None:
     assert host.apply(HostPlan(), look=True) == Outcome()
     assert host.service_namespaces(HostPlan()) == {}
     assert host.has_device("tap1")
+
+
+# ---------------------------------------------------------------------------------------------- the lease
+class HoldingHost(RememberingHost):
+    """Writes down what the kernel is told of the lease, and how many passes came before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[tuple[bool, int]] = []
+
+    def hold(self, seconds: float) -> None:
+        self.held.append((seconds > 0, len(self.plans)))
+
+
+def _quick(config: Config, **network: Any) -> Config:
+    values = {"lease_s": 0.5, **network}
+    host = replace(config.host, heartbeat_interval_s=0.05)
+    return replace(config, host=host, network=replace(config.network, **values))
+
+
+async def _service(store: Store, **values: Any) -> Any:
+    if values:
+        await store.write(lambda tx: tx.execute(update(schema.services).values(**values)).rowcount)
+    return await store.read(lambda tx: tx.execute(schema.services.select()).one())
+
+
+async def _until(condition: Callable[[], bool], what: str) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+    assert condition(), what
+
+
+async def test_a_second_agent_of_the_same_host_is_refused_while_the_first_lives(
+    store: Store, bus: LocalBus, config: Config
+) -> None:
+    first = NetworkAgent(store, bus, _quick(config), HoldingHost())
+    host = HoldingHost()
+    await first.start()
+
+    with pytest.raises(Conflict, match="Host host1 is served by another network agent"):
+        await NetworkAgent(store, bus, _quick(config), host).start()
+
+    await first.stop()
+    assert (host.opened, host.plans, host.held) == (False, [], [])
+
+
+async def test_an_agent_whose_lease_was_taken_touches_nothing_until_it_has_it_again(
+    store: Store, bus: LocalBus, config: Config
+) -> None:
+    host = HoldingHost()
+    agent = NetworkAgent(store, bus, _quick(config), host)
+    await agent.start()
+    owner = (await _service(store)).lease_owner
+    await _service(store, lease_owner="elsewhere", lease_until=now() + timedelta(seconds=60))
+    await _until(lambda: not host.held[-1][0], "cut off")
+    passes = len(host.plans)
+
+    with pytest.raises(Unavailable, match="has no lease"):
+        await _call(bus, "look_again")
+    assert len(host.plans) == passes
+
+    await _service(store, lease_owner=None, lease_until=None)
+    await _until(lambda: host.held[-1][0], "holds again")
+    await agent.stop()
+
+    assert (await _service(store)).lease_owner is None
+    assert owner == agent._lease.owner
+    assert host.plans[passes][1], "it compares with the kernel first"
+    cut = host.held.index((False, passes))
+    assert host.held[cut + 1] == (True, passes + 1), "and only then lets routers and services speak"
+
+
+async def test_a_restart_does_not_interrupt_what_nobody_took_over(store: Store, bus: LocalBus, config: Config) -> None:
+    first, host = NetworkAgent(store, bus, config, HoldingHost()), HoldingHost()
+    await first.start()
+    await first.stop()
+
+    second = NetworkAgent(store, bus, config, host)
+    await second.start()
+    await second.stop()
+
+    assert host.held[0] == (True, 0)
+
+
+async def test_the_dead_mans_switch_is_armed_while_there_are_other_network_hosts(
+    store: Store, bus: LocalBus, config: Config
+) -> None:
+    host = HoldingHost()
+    agent = NetworkAgent(store, bus, _quick(config, lease_s=30.0), host)
+    await agent.start()
+    assert not host.plans[-1][0].guarded
+    other = {"id": NETWORK, "kind": "network", "host": "host2", "lease_owner": "x", "lease_until": now()}
+    await store.write(lambda tx: _insert(tx, schema.services, **other))
+
+    await _until(lambda: host.plans[-1][0].guarded, "armed")
+    await store.write(
+        lambda tx: (
+            tx.execute(
+                update(schema.services).where(schema.services.c.host == "host2").values(lease_until=None)
+            ).rowcount
+        )
+    )
+    await _until(lambda: not host.plans[-1][0].guarded, "disarmed")
+    await agent.stop()

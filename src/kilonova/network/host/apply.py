@@ -8,6 +8,7 @@ one network, router or port does not keep the others from being made.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -36,6 +37,7 @@ from kilonova.network.layout import (
     merge,
     nft_commands,
 )
+from kilonova.network.lease import boot_time
 from kilonova.network.plan import HostPlan
 from kilonova.network.rows import ReleasedRow
 
@@ -57,14 +59,24 @@ class KernelHost:
         self._switch: _Switch | None = None
         self._believed: dict[str, Fragment] | None = None
         self._last_plan = HostPlan()
+        self._lease_until = float("-inf")
+        self._switching = threading.Lock()
+        """Held while the switch's thread is replaced, and while heartbeats use it."""
 
     def open(self) -> None:
         self._open_switch()
 
     def close(self) -> None:
-        if self._switch is not None:
-            self._switch.close()
-            self._switch = None
+        with self._switching:
+            if self._switch is not None:
+                self._switch.close()
+                self._switch = None
+
+    def hold(self, seconds: float) -> None:
+        self._lease_until = boot_time() + seconds
+        with self._switching:
+            if self._switch is not None:
+                self._switch.run(_Switch.filter, rules.lease_commands(seconds))
 
     def has_device(self, device: str) -> bool:
         return self._open_switch().run(_Switch.has_link, device)
@@ -138,14 +150,15 @@ class KernelHost:
     def _open_switch(self) -> _Switch:
         """The thread in the switch namespace; another one if somebody replaced the namespace."""
         name = self._names.switch
-        if self._switch is not None:
-            if namespaces.exists(name) and namespaces.identity(name) == self._switch.identity:
-                return self._switch
-            self._switch.close()
-            self._believed = None
-        namespaces.create(name, lambda: _set_up(name))
-        self._switch = _Switch(name)
-        return self._switch
+        with self._switching:
+            if self._switch is not None:
+                if namespaces.exists(name) and namespaces.identity(name) == self._switch.identity:
+                    return self._switch
+                self._switch.close()
+                self._switch = self._believed = None
+            namespaces.create(name, lambda: _set_up(name))
+            self._switch = _Switch(name)
+            return self._switch
 
     def _fetch(self, switch: _Switch, device: str) -> None:
         """Move a NIC of the machine into the switch namespace; with the namespace's end the kernel gives it back."""
@@ -173,6 +186,8 @@ class KernelHost:
             return set()
         failures.update(switch.run(_Switch.change_links, changes))
         commands = nft_commands(changes)
+        if any(key == rules.LEASE for key, _ in changes.added_sets):
+            commands += rules.lease_commands(self._lease_until - boot_time())
         if commands:
             try:
                 switch.run(_Switch.filter, commands)

@@ -33,6 +33,12 @@ class Host(Protocol):
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
         """Make the host as planned; `look` compares with what is there instead of with the last plan."""
 
+    def hold(self, seconds: float) -> None:
+        """The lease runs so much longer; not positive: it has ended, routers and services are cut off now.
+
+        Comes at any time, also while `apply` works. Raises `CommandFailed` when the kernel's filters are not there.
+        """
+
     def has_device(self, device: str) -> bool:
         """Is there such a port's device?"""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from kilonova.errors import CommandFailed
 from kilonova.network.layout import MAP_MARK, Chain, ElementKey, Layout, SetKey
-from kilonova.network.rules import NOT_RESUMED, PREFIX
+from kilonova.network.rules import PASSING, PREFIX
 from kilonova.process import run
 
 _JSON = 1 << 4
@@ -97,7 +97,7 @@ def parse(objects: Sequence[Mapping[str, Any]]) -> Layout:
         if kind in ("set", "map"):
             key = SetKey(body["family"], table, body["name"])
             sets[key] = MAP_MARK if kind == "map" else ""
-            if key == NOT_RESUMED:
+            if key in PASSING:
                 continue
             types = body["type"] if isinstance(body["type"], list) else [body["type"]]
             for element in body.get("elem", ()):

@@ -16,6 +16,8 @@ class SimulatedHost:
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
         return Outcome(forgotten=plan.forget)
 
+    def hold(self, seconds: float) -> None: ...
+
     def has_device(self, device: str) -> bool:
         return True
 
