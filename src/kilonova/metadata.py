@@ -58,10 +58,17 @@ class InterfaceAddress:
     prefix_length: int
     subnet_id: str
     dhcp: bool = True
-    """Does the subnet hand it out; if not, the guest configures it from `network_data.json`."""
+    """Does the subnet hand out addresses."""
+    ipv6_mode: str | None = None
+    """How an IPv6 subnet does: slaac | dhcpv6-stateful | dhcpv6-stateless; none: it does not."""
     gateway: str | None = None
     nameservers: tuple[str, ...] = ()
     routes: tuple[Route, ...] = ()
+
+    @property
+    def is_static(self) -> bool:
+        """Nobody tells the guest on the wire: it configures the address from `network_data.json`."""
+        return not self.dhcp or (":" in self.address and self.ipv6_mode is None)
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,8 @@ def content_type(path: str) -> str:
 
 
 def config_drive_files(document: InstanceMetadata) -> dict[str, bytes]:
-    """Path in the config drive -> bytes: the OpenStack tree and EC2's two documents."""
-    files: dict[str, bytes] = {}
+    """Path in the config drive -> bytes: the OpenStack tree, EC2's two documents, and NoCloud's files at the root."""
+    files = _nocloud(document)
     for version in (*OPENSTACK_VERSIONS, "latest"):
         for name, body in _openstack_version(document, version).items():
             if name != "password":
@@ -211,25 +218,28 @@ def _openstack_version(document: InstanceMetadata, version: str) -> dict[str, by
 
 def _network(number: int, interface: Interface, address: InterfaceAddress) -> dict[str, object]:
     parsed = ip_interface(f"{address.address}/{address.prefix_length}")
-    family = f"ipv{parsed.version}"
     result: dict[str, object] = {
         "id": f"network{number}",
         "link": interface.device,
         "network_id": interface.network_id,
     }
-    if address.dhcp:
-        return result | {"type": f"{family}_dhcp"}
-    routes = [_route(route) for route in address.routes]
-    if address.gateway:
-        anywhere = "0.0.0.0/0" if parsed.version == 4 else "::/0"
-        routes.insert(0, _route(Route(anywhere, address.gateway)))
+    if parsed.version == 4 and address.dhcp:
+        return result | {"type": "ipv4_dhcp"}
+    kind = "ipv4" if parsed.version == 4 else "ipv6" if address.is_static else f"ipv6_{address.ipv6_mode}"
     return result | {
-        "type": family,
+        "type": kind,
         "ip_address": address.address,
         "netmask": str(parsed.netmask),
-        "routes": routes,
+        "routes": [_route(route) for route in _routes(address)],
         "services": [_dns(server) for server in address.nameservers],
     }
+
+
+def _routes(address: InterfaceAddress) -> tuple[Route, ...]:
+    """The default route first."""
+    if not address.gateway:
+        return address.routes
+    return (Route("::/0" if ":" in address.address else "0.0.0.0/0", address.gateway), *address.routes)
 
 
 def _route(route: Route) -> dict[str, str]:
@@ -247,6 +257,44 @@ def _dns(server: str) -> dict[str, str]:
 
 def _at_least(version: str, needed: str) -> bool:
     return version == "latest" or version >= needed
+
+
+# ------------------------------------------------------------------------------------------------ NoCloud
+def _nocloud(document: InstanceMetadata) -> dict[str, bytes]:
+    """`meta-data`, `user-data` and `network-config` of cloud-init's NoCloud source; JSON is YAML too.
+
+    A guest whose cloud-init knows no ConfigDrive finds them when its NoCloud source is told `fs_label: config-2`.
+    """
+    about: dict[str, object] = {"instance-id": document.instance_id, "local-hostname": document.hostname}
+    if document.public_key:
+        about["public-keys"] = [document.public_key.strip()]
+    ethernets = {f"nic{number}": _ethernet(interface) for number, interface in enumerate(document.interfaces)}
+    return {
+        "meta-data": _json(about),
+        "user-data": document.user_data or b"",
+        "network-config": _json({"version": 2, "ethernets": ethernets}),
+    }
+
+
+def _ethernet(interface: Interface) -> dict[str, object]:
+    """An interface in version 2 of cloud-init's network configuration (netplan's words)."""
+    static = [address for address in interface.addresses if address.is_static]
+    asked = [address for address in interface.addresses if not address.is_static]
+    found: dict[str, object] = {
+        "match": {"macaddress": interface.mac},
+        "mtu": interface.mtu,
+        "dhcp4": any(":" not in address.address for address in asked),
+        "dhcp6": any(":" in address.address and address.ipv6_mode != "slaac" for address in asked),
+        "accept-ra": any(":" in address.address for address in asked),
+    }
+    if static:
+        found["addresses"] = [f"{address.address}/{address.prefix_length}" for address in static]
+        found["routes"] = [
+            {"to": route.destination, "via": route.next_hop} for address in static for route in _routes(address)
+        ]
+        servers = dict.fromkeys(server for address in static for server in address.nameservers)
+        found["nameservers"] = {"addresses": list(servers)}
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ EC2

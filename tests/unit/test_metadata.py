@@ -47,6 +47,16 @@ DOCUMENT = InstanceMetadata(
     random_seed=b"\x00\x01",
 )
 
+STATIC = InterfaceAddress(
+    "10.2.0.5",
+    24,
+    "subnet-2",
+    dhcp=False,
+    gateway="10.2.0.1",
+    nameservers=("192.0.2.53",),
+    routes=(Route("172.16.0.0/12", "10.2.0.9"),),
+)
+
 
 def text(path: str, document: InstanceMetadata = DOCUMENT) -> str:
     body = answer(document, path)
@@ -171,6 +181,75 @@ def test_network_data_without_dhcp_tells_the_whole_address() -> None:
         {"network": "172.16.0.0", "netmask": "255.240.0.0", "gateway": "10.1.0.9"},
     ]
     assert (other["id"], other["type"], other["routes"][0]["network"]) == ("network1", "ipv6", "::")
+
+
+@pytest.mark.parametrize(
+    ("dhcp", "mode", "kind"),
+    [
+        (True, "slaac", "ipv6_slaac"),
+        (True, "dhcpv6-stateful", "ipv6_dhcpv6-stateful"),
+        (True, "dhcpv6-stateless", "ipv6_dhcpv6-stateless"),
+        (True, None, "ipv6"),
+        (False, None, "ipv6"),
+    ],
+)
+def test_ipv6_network_says_how_its_address_is_got(dhcp: bool, mode: str | None, kind: str) -> None:
+    address = InterfaceAddress("fd00::5", 64, "s6", dhcp=dhcp, ipv6_mode=mode, gateway="fd00::1")
+    interface = replace(DOCUMENT.interfaces[0], addresses=(address,))
+    document = json.loads(text("/openstack/latest/network_data.json", replace(DOCUMENT, interfaces=(interface,))))
+    (network,) = document["networks"]
+    assert (network["type"], network["ip_address"], network["netmask"]) == (kind, "fd00::5", "ffff:ffff:ffff:ffff::")
+    assert network["routes"] == [{"network": "::", "netmask": "::", "gateway": "fd00::1"}]
+
+
+def test_every_port_has_a_link_and_every_address_a_network_of_its_own() -> None:
+    first = replace(DOCUMENT.interfaces[0], addresses=(*DOCUMENT.interfaces[0].addresses, STATIC))
+    second = Interface(
+        "port-2", "tapport-2", "fa:16:3e:00:00:02", 1500, "net-2", (replace(STATIC, address="10.2.0.6"),)
+    )
+    third = Interface("port-3", "tapport-3", "fa:16:3e:00:00:03", 1500, "net-3")
+    document = json.loads(
+        text("/openstack/latest/network_data.json", replace(DOCUMENT, interfaces=(first, second, third)))
+    )
+    assert [link["id"] for link in document["links"]] == ["tapport-1", "tapport-2", "tapport-3"]
+    assert [(network["id"], network["link"], network["type"]) for network in document["networks"]] == [
+        ("network0", "tapport-1", "ipv4_dhcp"),
+        ("network1", "tapport-1", "ipv4"),
+        ("network2", "tapport-2", "ipv4"),
+    ]
+    assert [service["address"] for service in document["services"]] == ["10.0.0.2", "192.0.2.53"]
+
+
+def test_config_drive_has_what_the_nocloud_source_reads() -> None:
+    leased = DOCUMENT.interfaces[0]
+    six = InterfaceAddress("fd00::5", 64, "s6", ipv6_mode="dhcpv6-stateful")
+    flat = Interface("port-2", "tapport-2", "fa:16:3e:00:00:02", 1500, "net-2", (STATIC, six))
+    files = config_drive_files(replace(DOCUMENT, interfaces=(leased, flat)))
+    assert json.loads(files["meta-data"]) == {
+        "instance-id": DOCUMENT.instance_id,
+        "local-hostname": "web-one",
+        "public-keys": ["ssh-ed25519 AAAAC3Nz someone@somewhere"],
+    }
+    assert files["user-data"] == DOCUMENT.user_data
+    config = json.loads(files["network-config"])
+    assert config["version"] == 2
+    assert config["ethernets"]["nic0"] == {
+        "match": {"macaddress": "fa:16:3e:00:00:01"},
+        "mtu": 1450,
+        "dhcp4": True,
+        "dhcp6": False,
+        "accept-ra": False,
+    }
+    assert config["ethernets"]["nic1"] == {
+        "match": {"macaddress": "fa:16:3e:00:00:02"},
+        "mtu": 1500,
+        "dhcp4": False,
+        "dhcp6": True,
+        "accept-ra": True,
+        "addresses": ["10.2.0.5/24"],
+        "routes": [{"to": "0.0.0.0/0", "via": "10.2.0.1"}, {"to": "172.16.0.0/12", "via": "10.2.0.9"}],
+        "nameservers": {"addresses": ["192.0.2.53"]},
+    }
 
 
 def test_config_drive_carries_the_same_documents_without_the_password() -> None:

@@ -36,6 +36,8 @@ class Plan:
 
     nics: tuple[Nic, ...]
     group_ids: tuple[str, ...]
+    config_drive: bool = False
+    """Some network tells its guests nothing on the wire: they need a config drive, asked for or not."""
 
 
 def plan_networks(
@@ -54,7 +56,19 @@ def plan_networks(
         for nic in nics:
             _check(tx, context, nic)
     needs_groups = any(nic.port_id is None for nic in nics)
-    return Plan(nics, resolve_groups(tx, context, group_names) if needs_groups else ())
+    groups = resolve_groups(tx, context, group_names) if needs_groups else ()
+    return Plan(nics, groups, _without_dhcp(tx, nics))
+
+
+def _without_dhcp(tx: Connection, nics: Sequence[Nic]) -> bool:
+    """Has one of the networks a subnet that hands out no addresses?"""
+    of_ports = select(ports.c.network_id).where(ports.c.id.in_([nic.port_id for nic in nics if nic.port_id]))
+    used = or_(
+        subnets.c.network_id.in_([nic.network_id for nic in nics if nic.network_id]),
+        subnets.c.network_id.in_(of_ports),
+    )
+    silent = or_(subnets.c.enable_dhcp.is_(False), (subnets.c.ip_version == 6) & subnets.c.ipv6_address_mode.is_(None))
+    return tx.execute(select(subnets.c.id).where(used, silent).limit(1)).first() is not None
 
 
 def _only_network(tx: Connection, context: Context, config: Config) -> str:

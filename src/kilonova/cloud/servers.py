@@ -126,7 +126,7 @@ def create_servers(tx: Connection, context: Context, config: Config, new: NewSer
             key_name=new.key_name,
             public_key=key,
             user_data=new.user_data,
-            config_drive=new.config_drive,
+            config_drive=new.config_drive or plan.config_drive,
             disk_config=new.disk_config,
             metadata=dict(new.metadata),
             tags=sorted(set(new.tags)),

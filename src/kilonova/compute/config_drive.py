@@ -1,4 +1,4 @@
-"""Writes a config drive: the metadata documents as a small ISO 9660 disk labelled `config-2`.
+"""Writes a config drive: the metadata documents as a small ISO 9660 disk labelled `config-2`, or as a directory.
 
 Joliet and Rock Ridge carry the real names; the plain ISO names are numbers that nobody reads. What the files say is
 `kilonova.metadata`'s.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,19 @@ def write_config_drive(path: Path, files: Mapping[str, bytes]) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
         iso.write_fp(output)
     iso.close()
+    temporary.rename(path)
+
+
+def write_config_files(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make the directory with `files`, instead of the one that is there. It appears whole or not at all."""
+    temporary = path.with_suffix(".new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)
+    for name, content in files.items():
+        file = temporary / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
 
 

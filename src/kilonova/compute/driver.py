@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -25,6 +25,10 @@ class PowerState(enum.IntEnum):
     PAUSED = 3
     SHUTDOWN = 4
     CRASHED = 6
+
+
+DriveForm = Literal["disk", "directory", "none"]
+"""How guests take a config drive: an ISO 9660 file, a directory that is copied into the guest, not at all."""
 
 
 class NicSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +57,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     image_format: str = "qcow2"
     nics: tuple[NicSpec, ...] = ()
     config_drive: Path | None = None
-    """An ISO 9660 file in the guest's directory."""
+    """In the guest's directory, in the form that the driver wants."""
     switch_namespace: str = "kn-switch"
     namespace_prefix: str = "kn"
 
@@ -85,7 +89,11 @@ class Driver(Protocol):
 
     @property
     def has_disks(self) -> bool:
-        """Whether guests need an image and can have a config drive."""
+        """Whether guests need an image."""
+
+    @property
+    def drive_form(self) -> DriveForm:
+        """How guests take a config drive."""
 
     async def open(self, on_change: OnChange) -> None:
         """Find the guests that run; `on_change` is called (in the event loop) when one ends by itself."""

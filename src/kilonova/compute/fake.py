@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kilonova.compute.capacity import host_capacity
-from kilonova.compute.driver import Capacity, GuestSpec, OnChange, PowerState
+from kilonova.compute.driver import Capacity, DriveForm, GuestSpec, OnChange, PowerState
 from kilonova.compute.guest_directory import GuestDirectory, all_instances
 from kilonova.config import HostConfig
 from kilonova.errors import Conflict, KilonovaError
@@ -33,6 +33,7 @@ class FakeDriver:
 
     vif = "none"
     has_disks = False
+    drive_form: DriveForm = "none"
 
     def __init__(self, host: HostConfig, state_dir: Path, faults: Faults | None = None) -> None:
         self._host = host

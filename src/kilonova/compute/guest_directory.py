@@ -64,6 +64,11 @@ class GuestDirectory:
         return self.path / "config-drive.iso"
 
     @property
+    def config_files(self) -> Path:
+        """The same as a directory, for drivers without disks."""
+        return self.path / "config-drive"
+
+    @property
     def console(self) -> Path:
         return self.path / "console.log"
 

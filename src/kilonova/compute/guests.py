@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kilonova.bus import Bus
 from kilonova.compute import rows
-from kilonova.compute.config_drive import write_config_drive
+from kilonova.compute.config_drive import write_config_drive, write_config_files
 from kilonova.compute.driver import Driver, GuestSpec, NicSpec
 from kilonova.compute.guest_directory import GuestDirectory
 from kilonova.compute.image_cache import CachedImage, ImageCache
@@ -95,14 +95,17 @@ class Guests:
         return CachedImage(spec.image, spec.image_format)
 
     async def _config_drive(self, instance: InstanceRow) -> Path | None:
-        if not self._driver.has_disks or not instance.config_drive:
+        """Written at each start, as the instance's addresses are then: a guest without DHCP knows no others."""
+        if not instance.config_drive or self._driver.drive_form == "none":
             return None
         directory = GuestDirectory(self._config.state_dir, instance.id)
-        if not directory.config_drive.exists():
-            directory.make()
-            document = await self._store.read(load_instance_metadata, instance.id)
-            await asyncio.to_thread(write_config_drive, directory.config_drive, config_drive_files(document))
-        return directory.config_drive
+        directory.make()
+        files = config_drive_files(await self._store.read(load_instance_metadata, instance.id))
+        if self._driver.drive_form == "disk":
+            await asyncio.to_thread(write_config_drive, directory.config_drive, files)
+            return directory.config_drive
+        await asyncio.to_thread(write_config_files, directory.config_files, files)
+        return directory.config_files
 
 
 @asynccontextmanager

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from kilonova.compute import guest_process, namespace_scripts
 from kilonova.compute.capacity import host_capacity
-from kilonova.compute.driver import Capacity, GuestSpec, OnChange, PowerState
+from kilonova.compute.driver import Capacity, DriveForm, GuestSpec, OnChange, PowerState
 from kilonova.compute.guest_directory import GuestDirectory, GuestProcess, all_instances
+from kilonova.compute.guest_network import network_commands, read_network_data
 from kilonova.compute.tap import NAMESPACES, in_namespace, link_names
 from kilonova.config import HostConfig
 from kilonova.errors import CommandFailed, Conflict
@@ -36,6 +37,7 @@ class NamespaceDriver:
 
     vif = "veth"
     has_disks = False
+    drive_form: DriveForm = "directory"
 
     def __init__(self, host: HostConfig, state_dir: Path) -> None:
         self._host = host
@@ -187,10 +189,11 @@ def _spawn(namespace: str, directory: GuestDirectory, spec: GuestSpec) -> GuestP
     busybox = shutil.which("busybox")
     if busybox is None:
         raise CommandFailed("busybox: not installed (see `kilonova doctor`)")
-    interfaces = _connect(namespace, spec)
+    _connect(namespace, spec)
     root = directory.path / "root"
     root.mkdir(exist_ok=True)
     scripts = {"init": namespace_scripts.INIT, "dhcp": namespace_scripts.DHCP, "metadata": namespace_scripts.METADATA}
+    scripts["network"] = network_commands(read_network_data(spec.config_drive), [nic.mac for nic in spec.nics])
     for name, text in (*scripts.items(), ("enter", namespace_scripts.ENTER)):
         directory.write(name, text.encode())
     directory.save_process(None)
@@ -199,7 +202,7 @@ def _spawn(namespace: str, directory: GuestDirectory, spec: GuestSpec) -> GuestP
             *("nsenter", f"--net={NAMESPACES / namespace}"),
             *("unshare", "--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc"),
             *(busybox, "sh", str(directory.path / "enter"), busybox, str(root), str(directory.console)),
-            *(str(directory.path), " ".join(interfaces), spec.hostname),
+            *(str(directory.path), spec.hostname, str(spec.config_drive or "")),
         ],
         log=directory.log,
     )
@@ -224,8 +227,8 @@ def _has_child(pid: int) -> bool:
         return False
 
 
-def _connect(namespace: str, spec: GuestSpec) -> list[str]:
-    """Make the namespace, if there is none, and move the interfaces into it that are not there; their names."""
+def _connect(namespace: str, spec: GuestSpec) -> None:
+    """Make the namespace, if there is none, and move the interfaces into it that are not there."""
     if not (NAMESPACES / namespace).exists():
         run(["ip", "netns", "add", namespace])
     present = in_namespace(namespace, link_names)
@@ -237,7 +240,6 @@ def _connect(namespace: str, spec: GuestSpec) -> list[str]:
     ]
     if lines:
         run(["ip", "-n", spec.switch_namespace, "-batch", "-"], stdin="\n".join(lines) + "\n")
-    return names
 
 
 def _disconnect(namespace: str, spec: GuestSpec) -> None:

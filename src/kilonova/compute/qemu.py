@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kilonova.compute import guest_process, image_files, kvm_probe, qmp
 from kilonova.compute.capacity import host_capacity
-from kilonova.compute.driver import Capacity, GuestSpec, OnChange, PowerState
+from kilonova.compute.driver import Capacity, DriveForm, GuestSpec, OnChange, PowerState
 from kilonova.compute.guest_directory import GuestDirectory, GuestProcess, all_instances
 from kilonova.compute.guest_process import Account
 from kilonova.compute.kvm_probe import DeviceAccess
@@ -54,6 +54,7 @@ class QemuDriver:
 
     vif = "tap"
     has_disks = True
+    drive_form: DriveForm = "disk"
 
     def __init__(self, host: HostConfig, state_dir: Path) -> None:
         self._host = host

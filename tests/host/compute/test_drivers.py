@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kilonova.compute.config_drive import write_config_drive
+from kilonova.compute.config_drive import write_config_drive, write_config_files
 from kilonova.compute.driver import Driver, GuestSpec, NicSpec, PowerState
 from kilonova.compute.guest_directory import GuestDirectory
 from kilonova.compute.namespace import NamespaceDriver
@@ -30,7 +30,7 @@ from kilonova.compute.tap import in_namespace, link_names
 from kilonova.config import HostConfig
 from kilonova.errors import BadRequest, CommandFailed
 from kilonova.ids import InstanceId, PortId, new_id
-from kilonova.metadata import InstanceMetadata, config_drive_files
+from kilonova.metadata import InstanceMetadata, Interface, InterfaceAddress, Route, config_drive_files
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "unit" / "compute"))
@@ -43,8 +43,8 @@ SWITCH = f"{PREFIX}-switch"
 TINY = ROOT / "build" / "image" / "tiny.qcow2"
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+def ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 def in_switch(*words: str) -> None:
@@ -68,6 +68,8 @@ class Wire:
         in_switch("link", "add", "br1", "type", "bridge")
         in_switch("address", "add", "10.9.0.1/24", "dev", "br1")
         in_switch("address", "add", "169.254.169.254/32", "dev", "br1")
+        in_switch("address", "add", "fd09::1/64", "dev", "br1", "nodad")
+        in_switch("address", "add", "10.10.0.1/24", "dev", "lo")
         in_switch("link", "set", "br1", "up")
         self._server = subprocess.Popen(
             [
@@ -87,8 +89,8 @@ class Wire:
             ]
         )
 
-    def plug(self, vif: str) -> tuple[NicSpec, str]:
-        """A device for one interface, and the address that its guest will get."""
+    def plug(self, vif: str, *, known: bool = True) -> tuple[NicSpec, str]:
+        """A device for one interface, and the address that its guest will get; not by DHCP when it is not `known`."""
         port_id = new_id()
         mac = f"fa:16:3e:00:00:{self._next:02x}"
         address = f"10.9.0.{self._next}"
@@ -101,14 +103,15 @@ class Wire:
             device = f"gst{port_id[:11]}"
             in_switch("link", "add", tap, "type", "veth", "peer", "name", device)
         in_switch("link", "set", tap, "master", "br1", "up")
-        (self._hosts / port_id).write_text(f"{mac},{address}\n")
+        if known:
+            (self._hosts / port_id).write_text(f"{mac},{address}\n")
         return NicSpec(port_id=PortId(port_id), device=device, mac=mac, mtu=1450, vif=vif), address
 
-    def fetch(self, address: str, port: int = 80) -> str | None:
+    def fetch(self, address: str, port: int = 80, path: str = "") -> str | None:
         """The page that a guest serves; none while it does not."""
 
         def get() -> str:
-            with urllib.request.urlopen(f"http://{address}:{port}/", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://{address}:{port}/{path}", timeout=1) as answer:
                 return str(answer.read().decode())
 
         try:
@@ -219,13 +222,27 @@ def bench(request: pytest.FixtureRequest, wire: Wire, tmp_path: Path) -> Bench:
     return made
 
 
-async def serves(bench: HostBench, deadline_s: float) -> str:
+async def serves(bench: HostBench, deadline_s: float, address: str = "") -> str:
     """What the guest's web server says, once it does."""
     give_up = time.monotonic() + deadline_s
-    while (page := await asyncio.to_thread(bench.wire.fetch, bench.address)) is None:
+    while (page := await asyncio.to_thread(bench.wire.fetch, address or bench.address)) is None:
         assert time.monotonic() < give_up, "the guest does not serve HTTP"
         await asyncio.sleep(0.05)
     return page
+
+
+def told_document(guest: Guest, nic: NicSpec, address: str) -> dict[str, bytes]:
+    """The first interface has its address by DHCP, `nic` has static ones of both families."""
+    routes = (Route("10.10.0.0/24", "10.9.0.1"),)
+    four = InterfaceAddress(address, 24, "s4", dhcp=False, nameservers=("10.9.0.53",), routes=routes)
+    six = InterfaceAddress("fd09::5", 64, "s6", dhcp=False)
+    first = guest.spec.nics[0]
+    interfaces = (
+        Interface(first.port_id, first.device, first.mac, 1400, "n1", (InterfaceAddress("10.9.0.3", 24, "d"),)),
+        Interface(nic.port_id, nic.device, nic.mac, 1390, "n2", (four, six)),
+    )
+    document = InstanceMetadata(guest.id, "told", "told", "p", interfaces=interfaces)
+    return config_drive_files(document)
 
 
 def process_status(pid: int) -> dict[str, str]:
@@ -248,6 +265,23 @@ class TestNamespaceDriver(DriverConformance):
         assert (await serves(guest.bench, 30)).strip() == "light"
         assert "lease eth0 10.9.0.3/24" in await guest.driver.console(guest.id)
         assert "mtu=1400" in await guest.driver.console(guest.id)
+
+    async def test_second_interface_is_configured_as_the_config_drive_says(self, guest: Guest) -> None:
+        nic, address = guest.bench.wire.plug("veth", known=False)
+        directory = GuestDirectory(guest.bench.state_dir, guest.id)
+        directory.make()
+        write_config_files(directory.config_files, told_document(guest, nic, address))
+        nics = (*guest.spec.nics, nic)
+        await guest.driver.create(msgspec.structs.replace(guest.spec, config_drive=directory.config_files, nics=nics))
+        assert (await serves(guest.bench, 30, address)).strip() == "told"
+        assert (await serves(guest.bench, 30, "[fd09::5]")).strip() == "told"
+        assert (await serves(guest.bench, 30)).strip() == "told"
+        namespace = f"{PREFIX}-g-{guest.id[:11]}"
+        shown = ip("-n", namespace, "route") + ip("-n", namespace, "link", "show", "eth1")
+        assert "10.10.0.0/24 via 10.9.0.1 dev eth1 metric 1 onlink" in shown
+        assert "mtu 1390" in shown
+        await guest.driver.reboot(guest.id, hard=False, timeout_s=10)
+        assert (await serves(guest.bench, 30, address)).strip() == "told"
 
     async def test_soft_reboot_keeps_the_interface(self, guest: Guest) -> None:
         await guest.boot()
@@ -329,3 +363,18 @@ class TestQemuDriver(DriverConformance):
         guest.spec = msgspec.structs.replace(guest.spec, config_drive=directory.config_drive, nics=())
         guest.bench.ready_word = "hostname driven"
         await guest.boot()
+
+    async def test_second_interface_is_configured_as_the_config_drive_says(self, guest: Guest) -> None:
+        nic, address = guest.bench.wire.plug("tap", known=False)
+        directory = GuestDirectory(guest.bench.state_dir, guest.id)
+        directory.make()
+        write_config_drive(directory.config_drive, told_document(guest, nic, address))
+        nics = (*guest.spec.nics, nic)
+        await guest.driver.create(msgspec.structs.replace(guest.spec, config_drive=directory.config_drive, nics=nics))
+        assert (await serves(guest.bench, 60, address)).strip() == "told"
+        assert (await serves(guest.bench, 30, "[fd09::5]")).strip() == "told"
+        assert (await serves(guest.bench, 30)).strip() == "told"
+        info = await asyncio.to_thread(guest.bench.wire.fetch, f"{address}", 80, "cgi-bin/info")
+        assert {"mtu: eth0 1400", "mtu: eth1 1390", "resolv: nameserver 10.9.0.53"} <= set(str(info).splitlines())
+        assert f"address: eth1 {address}/24" in str(info)
+        assert "route: 10.10.0.0/24 via 10.9.0.1 dev eth1" in str(info)

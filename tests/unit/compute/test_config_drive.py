@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pycdlib
 
-from kilonova.compute.config_drive import write_config_drive
+from kilonova.compute.config_drive import write_config_drive, write_config_files
 
 FILES = {
     "openstack/latest/meta_data.json": b"{}",
@@ -30,4 +30,14 @@ def test_every_file_is_found_under_its_name_in_joliet_and_rock_ridge(tmp_path: P
     assert iso.pvd.volume_identifier.strip() == b"config-2"
     iso.close()
     assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_directory_has_every_file_and_nothing_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "config-drive"
+    write_config_files(path, FILES)
+    write_config_files(path, {"openstack/latest/meta_data.json": b"{2}"})
+    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert found == {"openstack/latest/meta_data.json": b"{2}"}
+    assert path.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.iterdir()) == [path]

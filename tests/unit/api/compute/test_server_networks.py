@@ -20,13 +20,22 @@ MakeClient = Any
 IMAGE = "11111111-1111-4111-8111-111111111111"
 
 
-def add_network(tx: Connection, name: str, project_id: str = "p1", *, cidr: str = "", **values: Any) -> str:
+def add_network(
+    tx: Connection, name: str, project_id: str = "p1", *, cidr: str = "", dhcp: bool = True, **values: Any
+) -> str:
     network_id = new_id()
     row = {"id": network_id, "project_id": project_id, "name": name, "manager": "vlan", "physical_network": name}
     tx.execute(insert(schema.networks).values(**row | {"bridge": f"br{name}"} | values))
     if cidr:
         network = ip_network(cidr)
-        insert_subnet(tx, network=network_row(tx, network_id), project_id=project_id, cidr=network, gateway=network[1])
+        insert_subnet(
+            tx,
+            network=network_row(tx, network_id),
+            project_id=project_id,
+            cidr=network,
+            gateway=network[1],
+            enable_dhcp=dhcp,
+        )
     return network_id
 
 
@@ -88,6 +97,20 @@ async def test_networks_of_others_are_not_there(member: Client, operator: Client
     await member.wait(await member.server(networks=[{"uuid": shared}]), "ACTIVE")
     wanted = [{"uuid": shared, "fixed_ip": "192.168.4.9"}]
     assert "only the owner" in await member.server(status=403, networks=wanted)
+
+
+async def test_a_server_that_no_dhcp_serves_gets_a_config_drive_unasked(member: Client, store: Store) -> None:
+    silent = await store.write(lambda tx: add_network(tx, "silent", cidr="192.168.6.0/24", dhcp=False))
+    served = await store.write(lambda tx: add_network(tx, "served", cidr="192.168.7.0/24"))
+    port = await store.write(add_port, silent)
+    for networks, drive in (
+        ([{"uuid": served}], ""),
+        ([{"uuid": silent}], "True"),
+        ([{"uuid": served}, {"uuid": silent}], "True"),
+        ([{"uuid": served}, {"port": port}], "True"),
+    ):
+        server = await member.wait(await member.server(networks=networks), "ACTIVE")
+        assert server["config_drive"] == drive, networks
 
 
 async def test_a_server_has_a_bounded_number_of_interfaces(member: Client) -> None:
