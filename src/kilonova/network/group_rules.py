@@ -7,9 +7,11 @@ Ports share the chains of their combination of groups. Source: Networking API v2
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from kilonova.network.texts import plain_network
 
@@ -60,13 +62,15 @@ class GroupRule:
 
 
 def protocol_number(protocol: str | None, ethertype: str) -> int | None:
-    """None: any protocol. ICMP in an IPv6 rule is ICMPv6. Raises `ValueError` for a name that is none."""
+    """None: any protocol, as 0 is. ICMP in an IPv6 rule is ICMPv6. Raises `ValueError` for a name that is none."""
     if protocol is None or protocol.lower() in ("any", ""):
         return None
     word = protocol.lower()
     number = PROTOCOL_NUMBERS[word] if word in PROTOCOL_NUMBERS else int(word)
     if not 0 <= number <= 255:
         raise ValueError(f"{protocol} is no IP protocol")
+    if number == 0:
+        return None
     return ICMPV6 if number == ICMP and ethertype == "IPv6" else number
 
 
@@ -85,6 +89,49 @@ def compile_rules(rules: Sequence[GroupRule], direction: str) -> tuple[str, ...]
     """The chain of a group for a direction: its rules without doubles, in a stable order."""
     texts = {compile_rule(rule) for rule in rules if rule.direction == direction}
     return tuple(sorted(text for text in texts if text))
+
+
+class Match(NamedTuple):
+    """What a statement made here lets pass."""
+
+    direction: str
+    version: int
+    protocol: int | None = None
+    ports: tuple[int, int] | None = None
+    remote: str = ""
+    """A CIDR."""
+    remote_group: str = ""
+    """The hexadecimal digits of its id."""
+    icmp_type: str = ""
+
+
+_STATEMENT = re.compile(
+    r"meta nfproto ipv(?P<version>[46])"
+    r"(?: [io]ifname \. ip6? [sd]addr @g_(?P<group>[0-9a-f]+)_m[46])?"
+    r"(?: ip6? [sd]addr (?P<remote>\S+))?"
+    r"(?: meta l4proto (?P<protocol>\d+))?"
+    r"(?: icmp(?:v6)? type (?P<icmp>\d+(?: icmp(?:v6)? code \d+)?))?"
+    r"(?: th dport (?P<first>\d+)(?:-(?P<last>\d+))?)?"
+    rf" (?P<verdict>{ALLOW_IN}|{ALLOW_OUT})"
+)
+
+
+@lru_cache(maxsize=16384)
+def matches(statement: str) -> Match:
+    """The reverse of `compile_rule`. Raises `ValueError` for what it did not make."""
+    found = _STATEMENT.fullmatch(statement)
+    if found is None:
+        raise ValueError(f"not a group's rule: {statement}")
+    first, last = found["first"], found["last"] or found["first"]
+    return Match(
+        direction="ingress" if found["verdict"] == ALLOW_IN else "egress",
+        version=int(found["version"]),
+        protocol=int(found["protocol"]) if found["protocol"] else None,
+        ports=(int(first), int(last)) if first else None,
+        remote=found["remote"] or "",
+        remote_group=found["group"] or "",
+        icmp_type=found["icmp"] or "",
+    )
 
 
 def chain_name(group_id: str, direction: str) -> str:

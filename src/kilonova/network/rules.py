@@ -45,12 +45,17 @@ TARGET6_OK = l2("dst6_ok")
 ZONES = groups("zones")
 DHCP_SERVERS = groups("dhcp_srv")
 EGRESS, INGRESS = groups("egress"), groups("ingress")
-NOT_RESUMED = groups("not_resumed")
-"""Addresses of which flows were just cut. Filled by the way, emptied by time: no plan says what is in it."""
+CUT_TCP, CUT_TCP6 = groups("cut_tcp4"), groups("cut_tcp6")
+"""Flows that were cut, as their answers look. Filled by the way, emptied by time: no plan says what is in them."""
+CUT_PORTS, CUT_PORTS6 = groups("cut_ports4"), groups("cut_ports6")
+"""The same of other protocols that have ports."""
+CUT_OTHER, CUT_OTHER6 = groups("cut_other4"), groups("cut_other6")
+"""The same of protocols that have none."""
 LEASE = l2("lease")
 """Holds one element while this host's lease runs; no plan says so, the agent's heartbeats do."""
-PASSING = frozenset({NOT_RESUMED, LEASE})
+PASSING = frozenset({CUT_TCP, CUT_TCP6, CUT_PORTS, CUT_PORTS6, CUT_OTHER, CUT_OTHER6, LEASE})
 """Sets whose elements come and go with time."""
+_MOST_CUT = 262144
 EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
 FLOATING = nat("fip")
 FIXED = nat("fip_rev")
@@ -87,7 +92,12 @@ def switch_rules(*, guarded: bool = False) -> Layout:
         DHCP_SERVERS: "type ifname . ipv4_addr;",
         EGRESS: "type ifname . ipv4_addr : verdict;",
         INGRESS: "type ifname . ipv4_addr : verdict;",
-        NOT_RESUMED: "type ifname . ipv4_addr; flags timeout; timeout 15m;",
+        CUT_TCP: _cut_flows("ipv4_addr", "inet_service . inet_service", "5d"),
+        CUT_TCP6: _cut_flows("ipv6_addr", "inet_service . inet_service", "5d"),
+        CUT_PORTS: _cut_flows("ipv4_addr", "inet_service . inet_service", "10m"),
+        CUT_PORTS6: _cut_flows("ipv6_addr", "inet_service . inet_service", "10m"),
+        CUT_OTHER: _cut_flows("ipv4_addr", "inet_proto", "10m"),
+        CUT_OTHER6: _cut_flows("ipv6_addr", "inet_proto", "10m"),
         EGRESS6: "type ifname . ipv6_addr : verdict;",
         INGRESS6: "type ifname . ipv6_addr : verdict;",
     }
@@ -154,11 +164,16 @@ def switch_rules(*, guarded: bool = False) -> Layout:
             "oifname . ip6 daddr vmap @ingress6",
             "accept",
         ),
+        # An answer to a flow that was cut would else begin it anew, the other way round. It is kept from that until it
+        # has been silent for as long as connection tracking would have known the flow; a SYN begins what is really new.
+        groups("resumed"): Chain.of(
+            "tcp flags & (syn | ack) == syn return",
+            *_answers("ip", CUT_TCP, CUT_PORTS, CUT_OTHER),
+            *_answers("ip6", CUT_TCP6, CUT_PORTS6, CUT_OTHER6),
+        ),
         groups("forwarded"): Chain.of(
-            "ct state vmap { established : accept, related : accept, invalid : drop }",
+            "ct state vmap { established : accept, related : accept, invalid : drop, new : jump resumed }",
             f"icmpv6 type {ND} accept",
-            # A server's answer to a flow that was cut would else begin it anew, the other way round.
-            "ct state new tcp flags & (syn | ack) != syn iifname . ip saddr @not_resumed drop",
             "iifname . ip daddr @dhcp_srv udp sport 68 udp dport 67 accept",
             "iifname . ip saddr vmap @egress",
             "iifname . ip6 saddr vmap @egress6",
@@ -179,6 +194,22 @@ def lease_commands(seconds: float) -> str:
     if seconds > 0:
         lines.append(f"add element {key} {{ ether timeout {max(1, int(seconds * 1000))}ms }}")
     return "\n".join(lines) + "\n"
+
+
+def _cut_flows(kind: str, more: str, remembered: str) -> str:
+    """`remembered`: as long as connection tracking itself would have known such a flow without a packet."""
+    keys = f"ifname . {kind} . {kind} . {more}"
+    return f"type {keys}; flags timeout, dynamic; timeout {remembered}; size {_MOST_CUT};"
+
+
+def _answers(family: str, tcp: SetKey, ports: SetKey, other: SetKey) -> tuple[str, ...]:
+    ends = f"iifname . {family} saddr . {family} daddr"
+    both, alone = f"{ends} . th sport . th dport", f"{ends} . meta l4proto"
+    return (
+        f"meta l4proto tcp {both} @{tcp.name} drop",
+        f"meta l4proto {{ udp, dccp, sctp, udplite }} {both} @{ports.name} update @{ports.name} {{ {both} }} drop",
+        f"{alone} @{other.name} update @{other.name} {{ {alone} }} drop",
+    )
 
 
 def router_rules() -> Layout:

@@ -22,7 +22,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
     tmp_path.chmod(0o755)  # noqa: ASYNC240 - before anything runs
-    world = World(tmp_path, prefix="n" + secrets.token_hex(1))
+    world = World(tmp_path, prefix="n" + secrets.token_hex(3))
     await world.open()
     try:
         yield world

@@ -45,7 +45,7 @@ def config(tmp_path: Path) -> Iterator[Config]:
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
     tmp_path.chmod(0o755)
-    config = Config(state_dir=tmp_path, host=HostConfig(prefix="n" + secrets.token_hex(1)))
+    config = Config(state_dir=tmp_path, host=HostConfig(prefix="n" + secrets.token_hex(3)))
     yield config
     remove_everything(config)
 

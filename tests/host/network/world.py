@@ -229,6 +229,17 @@ class World:
         rules = schema.security_group_rules
         await self.store.write(lambda tx: tx.execute(delete(rules).where(rules.c.id == rule_id)).rowcount)
 
+    async def regroup(self, guest: Guest, groups: Iterable[str]) -> None:
+        """Give a port other groups."""
+        links = schema.port_security_groups
+
+        def rows(tx: Connection) -> None:
+            tx.execute(delete(links).where(links.c.port_id == guest.port_id))
+            for group in groups:
+                tx.execute(insert(links).values(port_id=guest.port_id, security_group_id=group))
+
+        await self.store.write(rows)
+
     async def port(
         self, network: Network, offset: int, groups: Iterable[str] = (), *, vif: str = "veth", **values: Any
     ) -> Guest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from kilonova.network.group_rules import (
     PROTOCOL_NUMBERS,
+    WITH_PORTS,
     GroupRule,
     chain_name,
     combination_name,
     compile_rule,
     compile_rules,
+    matches,
     members_name,
     protocol_number,
 )
@@ -103,6 +106,42 @@ def test_every_statement_names_its_family_and_ends_in_its_verdict(rule: GroupRul
     assert text.startswith(f"meta nfproto {rule.ethertype.lower()}")
     assert text.endswith("accept" if rule.direction == "ingress" else "goto sg_ingress")
     assert "\n" not in text
+
+
+@given(
+    st.sampled_from(["ingress", "egress"]),
+    st.sampled_from(["IPv4", "IPv6"]),
+    st.one_of(st.none(), st.integers(0, 255).map(str)),
+    st.one_of(st.none(), st.tuples(st.integers(1, 255), st.integers(0, 200)).map(lambda ends: (ends[0], sum(ends)))),
+    st.sampled_from([None, "192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0", "::/0"]),
+    st.sampled_from([None, GROUP]),
+)
+def test_statement_is_read_as_what_it_was_made_of(
+    direction: Literal["ingress", "egress"],
+    ethertype: Literal["IPv4", "IPv6"],
+    protocol: str | None,
+    ports: tuple[int, int] | None,
+    cidr: str | None,
+    group: str | None,
+) -> None:
+    first, last = ports or (None, None)
+    text = compile_rule(GroupRule(direction, ethertype, protocol, first, last, cidr, group))
+    if text is None:
+        return
+    number = protocol_number(protocol, ethertype)
+
+    match = matches(text)
+
+    assert (match.direction, f"IPv{match.version}", match.protocol) == (direction, ethertype, number)
+    assert match.ports == (ports if number in WITH_PORTS else None)
+    assert match.remote == ("" if cidr is None or cidr.endswith("/0") else cidr)
+    assert match.remote_group == ("" if group is None else GROUP.replace("-", ""))
+    assert bool(match.icmp_type) == (number in (1, 58) and ports is not None)
+
+
+def test_statement_of_another_hand_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a group's rule"):
+        matches("tcp dport 22 accept")
 
 
 def test_names_are_derived_from_the_id() -> None:

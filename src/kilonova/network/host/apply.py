@@ -18,7 +18,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from kilonova.config import Config
 from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network import rules
-from kilonova.network.flows import Cut, cuts, cuts_of_address, not_resumed, translations_gone
+from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resumed, translations_gone
 from kilonova.network.fragments import Fragment, Names, changed, fragments
 from kilonova.network.host import arp, conntrack, namespaces
 from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
@@ -47,6 +47,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SWITCH_OWNER = ""
+_BATCH = 1000
+"""So many set elements fit the netlink buffer of a namespace without privileges on the machine."""
 _Failures = dict[str, str]
 
 
@@ -197,11 +199,6 @@ class KernelHost:
                     with _catching(failures, owner):
                         switch.run(_Switch.filter, nft_commands(part))
         done.append(f"{self._names.switch}: {changes}")
-        members = sorted(not_resumed(plan, changes))
-        if members:
-            texts = ", ".join(f'"{bridge}" . {address}' for bridge, address in members)
-            with _catching(failures, _SWITCH_OWNER):
-                switch.run(_Switch.filter, f"add element {' '.join(rules.NOT_RESUMED)} {{ {texts} }}\n")
         return cuts(plan, changes)
 
     # -------------------------------------------------------------------------------------------- services
@@ -227,7 +224,7 @@ class KernelHost:
                 flows |= cuts_of_address(zones[row.network_id], row.address)
         if flows:
             with _catching(failures, _SWITCH_OWNER):
-                switch.run(lambda _: conntrack.cut(flows))
+                switch.run(_Switch.cut, plan, flows)
         forgotten: list[ReleasedRow] = []
         for row in plan.forget:
             if _SWITCH_OWNER in failures or row.network_id in failures or failures.keys() & plan.routers.keys():
@@ -268,6 +265,15 @@ class _Switch:
 
     def filter(self, commands: str) -> None:
         self.nft.run(commands)
+
+    def cut(self, plan: HostPlan, flows: set[Cut]) -> None:
+        """End flows; before they end, keep their answers from beginning them anew."""
+        with conntrack.Conntrack() as table:
+            ended, remembered = doomed(plan, flows, table.flows(flows))
+            elements = not_resumed(plan, remembered)
+            for start in range(0, len(elements), _BATCH):
+                self.nft.run(nft_commands(Changes(added_elements=tuple(elements[start : start + _BATCH]))))
+            table.delete(ended)
 
     def change_links(self, changes: Changes) -> _Failures:
         """By owner, what could not be done."""

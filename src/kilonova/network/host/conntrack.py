@@ -1,37 +1,120 @@
-"""Cuts established flows, in the namespace of the calling thread, so that the rules decide anew about their packets."""
+"""Connection tracking of the namespace the calling thread is in, by netlink: which flows there are, and cutting them.
+
+The kernel sends only the entries of the address that is asked for (ctnetlink's filter, Linux 5.8); what else must be
+true of a flow is `kilonova.network.flows`' to say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+import struct
+from collections.abc import Iterable, Iterator
 
-from kilonova.network.flows import Cut
-from kilonova.process import run
+from kilonova.network.flows import Cut, Flow
+from kilonova.network.host import netlink
+from kilonova.network.host.netlink import attribute, attributes, nested
 
-_WITH_PORTS = frozenset({6, 17, 33, 132, 136})
+_NETFILTER = 12
+_GET, _DELETE = 0x101, 0x102
+_ORIGINAL, _ZONE, _FILTER = 1, 18, 25
+_TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
+_ADDRESSES = {4: (1, 2), 6: (3, 4)}
+_PROTOCOL, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
+_FILTER_ORIGINAL, _BY_SOURCE, _BY_TARGET = 1, 1, 2
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_HEADER_BYTES = 4
+_FEW = 16
+"""Of so many addresses in one zone the flows are asked for one by one; of more, for the whole zone at once."""
+_BATCH = 512
 
 
-def cut(flows: Iterable[Cut]) -> None:
-    """Delete the entries of these flows."""
-    for flow in sorted(flows, key=str):
-        arguments = ["-w", str(flow.zone), "-f", f"ipv{flow.version}"]
-        if flow.source:
-            arguments += ["-s", flow.source]
-        if flow.target:
-            arguments += ["-d", flow.target]
-        if flow.protocol is not None:
-            arguments += ["-p", str(flow.protocol)]
-            if flow.port is not None and flow.protocol in _WITH_PORTS:
-                arguments += ["--dport", str(flow.port)]
-        _delete(*arguments)
+class Conntrack:
+    """A netlink socket of the namespace of the thread that opens it."""
+
+    def __init__(self) -> None:
+        self._socket = netlink.Socket(_NETFILTER)
+
+    def __enter__(self) -> Conntrack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def flows(self, cuts: Iterable[Cut]) -> list[Flow]:
+        """The flows among which those of `cuts` are, each once."""
+        asked: dict[tuple[int, int], set[tuple[str, str]]] = {}
+        for cut in cuts:
+            asked.setdefault((cut.zone, cut.version), set()).add((cut.source, cut.target))
+        found: dict[Flow, None] = {}
+        for (zone, version), sides in asked.items():
+            whole = len(sides) > _FEW or ("", "") in sides
+            for source, target in [("", "")] if whole else sorted(sides):
+                found.update(dict.fromkeys(self._dump(zone, version, source, target)))
+        return list(found)
+
+    def delete(self, flows: Iterable[Flow]) -> None:
+        """Forget them, so that the rules decide anew about their packets; one that is gone is no failure."""
+        bodies = [
+            _header(flow.version) + attribute(_ORIGINAL | netlink.NESTED, flow.original) + _zone(flow.zone)
+            for flow in flows
+        ]
+        for start in range(0, len(bodies), _BATCH):
+            self._socket.tell(_DELETE, bodies[start : start + _BATCH])
+
+    def _dump(self, zone: int, version: int, source: str, target: str) -> Iterator[Flow]:
+        body = _header(version) + _zone(zone)
+        if source or target:
+            kinds, words = _ADDRESSES[version], (source, target)
+            ends = [attribute(kind, _packed(version, word)) for kind, word in zip(kinds, words, strict=True) if word]
+            flags = (_BY_SOURCE if source else 0) | (_BY_TARGET if target else 0)
+            body += nested(_ORIGINAL, nested(_TUPLE_IP, *ends))
+            body += nested(_FILTER, netlink.u32(_FILTER_ORIGINAL, flags))
+        for message in self._socket.dump(_GET, body, "connection tracking"):
+            if message.kind == 0x100 and (flow := _flow(message.body, version)) is not None and flow.zone == zone:
+                yield flow
 
 
 def cut_translated(addresses: Iterable[str]) -> None:
     """Delete the entries from or to these addresses, before translation; routers have no zones."""
-    for address in sorted(addresses):
-        for side in ("-s", "-d"):
-            _delete(side, address)
+    wanted = set(addresses)
+    with Conntrack() as conntrack:
+        either = [Cut(0, 4, source=each) for each in wanted] + [Cut(0, 4, target=each) for each in wanted]
+        conntrack.delete(flow for flow in conntrack.flows(either) if {flow.source, flow.target} & wanted)
 
 
-def _delete(*arguments: str) -> None:
-    """Exit code 1 is: there was none."""
-    run(["conntrack", "-D", *arguments], check=False)
+def _flow(body: bytes, version: int) -> Flow | None:
+    if body[0] != _FAMILIES[version]:
+        return None
+    found = attributes(body, _HEADER_BYTES)
+    original = found.get(_ORIGINAL, b"")
+    tuple_ = attributes(original)
+    ends = attributes(tuple_.get(_TUPLE_IP, b""))
+    protocol = attributes(tuple_.get(_TUPLE_PROTOCOL, b""))
+    source, target = _ADDRESSES[version]
+    if source not in ends or target not in ends or _PROTOCOL not in protocol:
+        return None
+    return Flow(
+        zone=int.from_bytes(found.get(_ZONE, b""), "big"),
+        version=version,
+        source=socket.inet_ntop(_FAMILIES[version], ends[source]),
+        target=socket.inet_ntop(_FAMILIES[version], ends[target]),
+        protocol=protocol[_PROTOCOL][0],
+        source_port=int.from_bytes(protocol.get(_SOURCE_PORT, b""), "big"),
+        target_port=int.from_bytes(protocol.get(_TARGET_PORT, b""), "big"),
+        original=original,
+    )
+
+
+def _header(version: int) -> bytes:
+    return struct.pack("=BBH", _FAMILIES[version], 0, 0)
+
+
+def _zone(zone: int) -> bytes:
+    return attribute(_ZONE, zone.to_bytes(2, "big")) if zone else b""
+
+
+def _packed(version: int, address: str) -> bytes:
+    return socket.inet_pton(_FAMILIES[version], address)

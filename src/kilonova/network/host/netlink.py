@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from kilonova.errors import CommandFailed
@@ -39,10 +39,10 @@ class NetlinkError(CommandFailed):
 
 
 class Socket:
-    """An rtnetlink socket of the namespace of the thread that opens it."""
+    """A netlink socket, rtnetlink's if no other protocol is named, of the namespace of the thread that opens it."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._socket.bind((0, 0))
         self._sequence = 0
@@ -70,6 +70,16 @@ class Socket:
             found = list(self._replies(what))
             if not self._interrupted:
                 return found
+
+    def tell(self, kind: int, bodies: Iterable[bytes]) -> None:
+        """Changes that nobody waits for, in one datagram; what the kernel says about failed ones is passed over."""
+        parts: list[bytes] = []
+        for body in bodies:
+            self._sequence += 1
+            padding = b"\0" * (-len(body) % 4)
+            parts.append(_HEADER.pack(_HEADER.size + len(body), kind, F_REQUEST, self._sequence, 0) + body + padding)
+        if parts:
+            self._socket.send(b"".join(parts))
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
