@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, select, update
 
 from kilonova.cloud.controller import Cloud
 from kilonova.cloud.network_lists import as_bool
@@ -38,6 +38,20 @@ async def show(cloud: Cloud, agent_id: str) -> dict[str, Any]:
         if agent["id"] == agent_id:
             return agent
     raise AgentNotFound(f"Agent {agent_id} could not be found.")
+
+
+async def change(cloud: Cloud, agent_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Enable, disable or describe one; the networks of a disabled one go elsewhere. Raises `AgentNotFound`."""
+    columns = {"admin_state_up": "enabled", "description": "disabled_reason"}
+    values = {columns[name]: value for name, value in fields.items()}
+
+    def unit(tx: Connection) -> None:
+        if values:
+            mine = (services.c.kind == "network", services.c.id == agent_id)
+            tx.execute(update(services).where(*mine).values(**values))
+
+    await cloud.store.write(unit)
+    return await show(cloud, agent_id)
 
 
 async def zones(cloud: Cloud) -> list[dict[str, str]]:

@@ -106,11 +106,13 @@ class Installation:
 
             await self._run(ComputeAgent(self.store, self.bus, self.config, image_token=self.auth.service_token))
         if Component.SCHEDULER in self.components:
+            from kilonova.cloud.failover import Failover
             from kilonova.cloud.reaper import Reaper
             from kilonova.scheduler.agent import Scheduler
 
             await self._run(Scheduler(self.store, self.bus, self.config))
             await self._run(Reaper(self.store, self.bus, self.config))
+            await self._run(Failover(self.store, self.bus, self.config))
 
     async def _application(self) -> ASGIApp | None:
         """The web front end of the components that have one."""

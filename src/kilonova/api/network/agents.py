@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET, Struct
+
+from kilonova.api.network.bodies import Maybe, Text, fields_of
 from kilonova.api.network.lists import PARAMETERS, page, query_of, reduced
 from kilonova.api.network.registry import VERSION, registry
 from kilonova.api.routing import ApiRequest
@@ -11,6 +14,16 @@ from kilonova.auth.policy import Policy
 from kilonova.cloud import ip_availability, network_agents
 
 _FILTERS = ("id", "host", "binary", "agent_type", "alive", "admin_state_up", "availability_zone")
+
+
+class AgentChange(Struct, forbid_unknown_fields=True):
+    admin_state_up: bool | Maybe = UNSET
+    """False: the host is drained, its networks, routers and floating ranges go to others that live."""
+    description: Text | Maybe = UNSET
+
+
+class AgentChangeRequest(Struct, forbid_unknown_fields=True):
+    agent: AgentChange
 
 
 @registry.route("GET", f"{VERSION}/agents", policy=Policy.ADMIN, query=(*PARAMETERS, *_FILTERS))
@@ -23,6 +36,11 @@ async def list_(request: ApiRequest) -> Any:
 @registry.route("GET", f"{VERSION}/agents/{{id}}", policy=Policy.ADMIN, query=("fields",))
 async def show(request: ApiRequest) -> Any:
     return {"agent": reduced(request, await network_agents.show(request.cloud, request.path["id"]))}
+
+
+@registry.route("PUT", f"{VERSION}/agents/{{id}}", policy=Policy.ADMIN, body=AgentChangeRequest)
+async def change(request: ApiRequest, body: AgentChangeRequest) -> Any:
+    return {"agent": await network_agents.change(request.cloud, request.path["id"], fields_of(body.agent))}
 
 
 @registry.route("GET", f"{VERSION}/availability_zones", policy=Policy.READER)

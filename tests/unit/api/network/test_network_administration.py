@@ -137,6 +137,18 @@ async def test_agents_zones_and_addresses(operator: Caller, world: Cloud) -> Non
     assert (public["total_ips"], public["used_ips"]) == (253, 0)
 
 
+async def test_an_agent_is_disabled_and_enabled(operator: Caller, member: Caller, world: Cloud) -> None:
+    (agent,) = (await operator.ask("GET", "/agents"))["agents"]
+    path = f"/agents/{agent['id']}"
+    body = {"agent": {"admin_state_up": False, "description": "goes to be repaired"}}
+    await member.refused("PUT", path, body, status=403)
+    changed = (await operator.ask("PUT", path, body))["agent"]
+    assert (changed["admin_state_up"], changed["description"]) == (False, "goes to be repaired")
+    assert (await operator.ask("PUT", path, {"agent": {"admin_state_up": True}}))["agent"]["admin_state_up"]
+    await operator.refused("PUT", "/agents/nothing", body, status=404, kind="AgentNotFound")
+    await operator.refused("PUT", path, {"agent": {"host": "host2"}}, status=400)
+
+
 async def test_versions_and_extensions_need_no_token(client: Any) -> None:
     (version,) = (await client.get("/network")).json()["versions"]
     assert version["links"][0]["href"] == "http://cloud/network/v2.0/"
