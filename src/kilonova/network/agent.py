@@ -17,9 +17,9 @@ from typing import Any
 from kilonova import metadata
 from kilonova.bus import Bus, Subscription
 from kilonova.config import Config
-from kilonova.context import Context
+from kilonova.context import Context, system_context
 from kilonova.errors import CommandFailed, Conflict, KilonovaError, NotFound, Unavailable
-from kilonova.network.host.interface import Host, Outcome
+from kilonova.network.host.interface import Host, Outcome, Wires
 from kilonova.network.host.metadata import MetadataService
 from kilonova.network.host.simulated import SimulatedHost
 from kilonova.network.lease import Beat, Lease
@@ -27,6 +27,7 @@ from kilonova.network.plan import HostPlan
 from kilonova.network.planner import plan
 from kilonova.network.results import record, results_of
 from kilonova.network.rows import HostRows, load
+from kilonova.network.tunnels import hosts_to_tell
 from kilonova.store.database import Store
 from kilonova.store.metadata_rows import load_instance_metadata
 from kilonova.store.schema import now
@@ -78,6 +79,8 @@ class NetworkAgent:
         self._subscription: Subscription | None = None
         self._last: Pass | None = None
         self._passes = 0
+        self._wires = Wires()
+        """As last looked: what the heartbeat tells."""
         self._retry_s = _FIRST_RETRY_S
 
     @property
@@ -97,6 +100,8 @@ class NetworkAgent:
         ]
         try:
             await self._next_pass()
+            if await self._find_wires():  # the first pass has moved NICs here
+                await self._beat()
         except Exception:
             await self.stop()
             raise
@@ -137,7 +142,7 @@ class NetworkAgent:
             for router in turn.plan.routers.values()
             if any(interface.network_id == network_id for interface in router.interfaces)
         }
-        _raise_failure(turn, f"network {network_id}", {network_id, *routers})
+        _raise_failure(turn, f"network {network_id}", [network_id, *sorted(routers)])
         return {"network_id": network_id}
 
     async def _on_wire(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +157,7 @@ class NetworkAgent:
             if not any(row.id == port_id and row.host == self._config.host.name for row in turn.rows.ports):
                 raise NotFound(f"Port {port_id} is not bound to host {self._config.host.name}.")
             return {"port_id": port_id, "device": None}
-        _raise_failure(turn, f"port {port_id}", {port_id, port.network_id})
+        _raise_failure(turn, f"port {port_id}", [port.network_id, port_id])
         return {"port_id": port_id, "device": port.device}
 
     async def _on_look_again(self, _: Context, args: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +248,8 @@ class NetworkAgent:
         results = results_of(rows, wanted, turn.outcome)
         if results:
             await self._store.write(record, results)
+        for host in sorted(hosts_to_tell(before.plan.tunnels if before else {}, wanted.tunnels)):
+            await self._bus.cast(f"network.{host}", "look_again", {}, context=system_context())
         return turn
 
     def _reachable(self, wanted: HostPlan, failures: dict[str, str]) -> dict[str, str]:
@@ -324,6 +331,7 @@ class NetworkAgent:
 
     async def _beat(self) -> None:
         """Say that the host lives and renew its lease; what the lease allows changes with it."""
+        await self._find_wires()
         had = self._lease.remaining_s > 0
         found = await self._lease.renew(self._beat_of())
         held_before, self._holding = self._holding, found.held
@@ -341,6 +349,16 @@ class NetworkAgent:
             self._wake.set()
         await self._hold()
 
+    async def _find_wires(self) -> bool:
+        """Look which wires there are; whether that changed. A failure to look must not keep the lease from going on."""
+        try:
+            found = await asyncio.to_thread(self._host.wires)
+        except (KilonovaError, OSError) as error:
+            log.warning("the wires of host %s: %s", self._config.host.name, error)
+            return False
+        before, self._wires = self._wires, found
+        return before != found
+
     def _beat_of(self) -> Beat:
         progress: dict[str, Any] = {"passes": self._passes}
         if self._last is not None:
@@ -352,19 +370,20 @@ class NetworkAgent:
                 "guarded": self._last.plan.guarded and "" not in self._last.outcome.failures,
             }
         host = self._config.host
-        return Beat(host.name, host.availability_zone, self._started_at, capacity={}, progress=progress)
+        return Beat(host.name, host.availability_zone, self._started_at, self._wires.capacity(), progress)
 
 
 def make_host(config: Config) -> Host:
     """The kernel's host, or with `host.simulate` one that touches nothing."""
     if config.host.simulate:
-        return SimulatedHost()
+        return SimulatedHost(config.host)
     from kilonova.network.host.apply import KernelHost
 
     return KernelHost(config)
 
 
-def _raise_failure(turn: Pass, what: str, owners: set[str]) -> None:
-    for owner in ("", *sorted(owners)):
+def _raise_failure(turn: Pass, what: str, owners: list[str]) -> None:
+    """The first failure of the host or of these owners: the cause before what follows from it."""
+    for owner in ("", *owners):
         if owner in turn.outcome.failures:
             raise CommandFailed(f"{what} could not be realised: {turn.outcome.failures[owner]}")

@@ -6,6 +6,7 @@ owner says whose failure it is. Pure; the functions per object remember their la
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,9 +29,11 @@ from kilonova.network.plan import (
     Uplink,
     guest_end_name,
 )
+from kilonova.network.tunnels import TunnelPlan
 
 SERVICE_DEVICE = "svc0"
 OUTSIDE_END = "eth0"
+LONGEST_NAME = 15
 _REMEMBERED = 16384
 
 
@@ -82,6 +85,8 @@ def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
         owner, namespace = router.router_id, names.router(router.router_id)
         found[f"router {owner}"] = Fragment(owner, namespace, router_layout(router))
         found[f"router ports {owner}"] = Fragment(owner, names.switch, router_ports_layout(router, namespace))
+    for tunnel in plan.tunnels.values():
+        found[f"tunnel {tunnel.device}"] = Fragment(tunnel.network_id, names.switch, tunnel_layout(tunnel))
     for uplink in plan.uplinks:
         found[f"uplink {uplink.device}"] = Fragment(uplink.device, names.switch, uplink_layout(uplink))
     if plan.outside is not None:
@@ -108,11 +113,12 @@ def _router_rules() -> Layout:
 @lru_cache(maxsize=_REMEMBERED)
 def bridge_layout(plan: BridgePlan) -> Layout:
     name = _quoted(plan.name)
-    links = {
-        plan.name: Link(
-            "bridge", plan.mtu, owner=plan.network_id if plan.filtered else "public", filtered=plan.filtered
-        )
-    }
+    if plan.given:
+        bridge = Link("given bridge", 0, owner=plan.network_id, filtered=True)
+    else:
+        owner = plan.network_id if plan.filtered else "public"
+        bridge = Link("bridge", plan.mtu, owner=owner, filtered=plan.filtered)
+    links = {plan.name: bridge}
     elements: dict[ElementKey, str] = {}
     if plan.filtered:
         elements[ElementKey(rules.ZONES, name)] = str(plan.zone)
@@ -126,11 +132,26 @@ def bridge_layout(plan: BridgePlan) -> Layout:
 
 
 def vlan_name(plan: BridgePlan) -> str:
-    """`TRUNK.VID`, shortened so that it fits a device's name."""
+    """`TRUNK.VID`; of a trunk with a long name a part and a digest, so that the back end's name fits a device's too."""
     if plan.vlan is None:
         raise ValueError(f"bridge {plan.name} has no VLAN device")
-    suffix = f".{plan.vlan.vid}"
-    return plan.vlan.trunk[: 15 - len(suffix)] + suffix
+    trunk, suffix = plan.vlan.trunk, f".{plan.vlan.vid}"
+    room = LONGEST_NAME - len(suffix) - 1
+    if len(trunk) > room:
+        trunk = trunk[: room - 4] + f"{zlib.crc32(trunk.encode()) & 0xFFFF:04x}"
+    return trunk + suffix
+
+
+def tunnel_layout(plan: TunnelPlan) -> Layout:
+    """A network's VXLAN device on its bridge, and where its frames go."""
+    link = Link("vxlan", plan.mtu, owner=plan.network_id, master=plan.bridge, tunnel=plan.tunnel)
+    trusted = {ElementKey(rules.TRUSTED, _quoted(plan.device)): ""}
+    return Layout(links={plan.device: link}, elements=trusted, forwarding=plan.forwarding)
+
+
+def given_uplinks_layout(devices: Iterable[str]) -> Layout:
+    """The ports that the administrator put on a bridge of his own: what comes from there is no guest's."""
+    return Layout(elements={ElementKey(rules.TRUSTED, _quoted(device)): "" for device in devices})
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -266,8 +287,12 @@ def router_layout(plan: RouterPlan) -> Layout:
 
 def uplink_layout(plan: Uplink) -> Layout:
     """It carries no owner's mark: it is never removed, only let go."""
-    link = Link("other", 0, master=plan.bridge)
-    return Layout(links={plan.device: link}, elements={ElementKey(rules.TRUSTED, _quoted(plan.device)): ""})
+    addresses = frozenset({plan.address} if plan.address else ())
+    link = Link("other", 0, master=plan.bridge, addresses=addresses)
+    elements = {ElementKey(rules.TRUSTED, _quoted(plan.device)): ""}
+    if plan.address:
+        elements[ElementKey(rules.UNDERLAY, _quoted(plan.device))] = ""
+    return Layout(links={plan.device: link}, elements=elements)
 
 
 def outside_port_layout(plan: OutsidePlan, namespace: str) -> Layout:

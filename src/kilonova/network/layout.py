@@ -7,12 +7,14 @@ the other; only what differs is touched. Keys of nft elements are their canonica
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-Kind = Literal["bridge", "tap", "veth", "vlan", "other"]
+Kind = Literal["bridge", "tap", "veth", "vlan", "vxlan", "given bridge", "other"]
+"""`other` and `given bridge` are the machine's or the administrator's: never made, never removed."""
+GIVEN: frozenset[Kind] = frozenset({"other", "given bridge"})
 
 
 class Peer(NamedTuple):
@@ -28,6 +30,23 @@ class VlanTag(NamedTuple):
     vid: int
 
 
+class Tunnel(NamedTuple):
+    vni: int
+    local: str
+    """This host's address on the underlay."""
+
+
+class Forward(NamedTuple):
+    """An entry of a VXLAN device's forwarding table: frames to a MAC, or with `FLOOD` to all, go to another host."""
+
+    device: str
+    mac: str
+    destination: str
+
+
+FLOOD = "00:00:00:00:00:00"
+
+
 class Route(NamedTuple):
     """`destination` is a CIDR."""
 
@@ -40,7 +59,8 @@ class Route(NamedTuple):
 class Link:
     """A link by name. What only its making needs (peer, tag) is not compared.
 
-    Kind `other` is a NIC of the machine: only that it is up and its master are this cloud's to say.
+    Kind `other` is a NIC of the machine: only that it is up, its master and that it has `addresses` are this cloud's
+    to say. Of a `given bridge` it is only that it is up and filtered.
     """
 
     kind: Kind
@@ -55,6 +75,9 @@ class Link:
     """With prefix length, of global scope."""
     filtered: bool = False
     """A bridge whose packets pass the host's stateful filter."""
+    intact: bool = True
+    """False: a VLAN device that something between it and its trunk is missing of."""
+    tunnel: Tunnel | None = None
     peer: Peer | None = field(default=None, compare=False)
     tag: VlanTag | None = field(default=None, compare=False)
 
@@ -102,6 +125,7 @@ class Layout:
     chains: Mapping[SetKey, Chain] = field(default_factory=dict)
     elements: Mapping[ElementKey, str] = field(default_factory=dict)
     """Element -> value of a map, or nothing."""
+    forwarding: frozenset[Forward] = frozenset()
 
 
 def merge(layouts: Iterable[Layout]) -> Layout:
@@ -111,13 +135,15 @@ def merge(layouts: Iterable[Layout]) -> Layout:
     sets: dict[SetKey, str] = {}
     chains: dict[SetKey, Chain] = {}
     elements: dict[ElementKey, str] = {}
+    forwarding: set[Forward] = set()
     for layout in layouts:
         links.update(layout.links)
         routes.update(layout.routes)
         sets.update(layout.sets)
         chains.update(layout.chains)
         elements.update(layout.elements)
-    return Layout(links, frozenset(routes), sets, chains, elements)
+        forwarding.update(layout.forwarding)
+    return Layout(links, frozenset(routes), sets, chains, elements, frozenset(forwarding))
 
 
 @dataclass(frozen=True)
@@ -138,6 +164,8 @@ class Changes:
     changed_links: tuple[LinkChange, ...] = ()
     removed_routes: tuple[Route, ...] = ()
     added_routes: tuple[Route, ...] = ()
+    removed_forwarding: tuple[Forward, ...] = ()
+    added_forwarding: tuple[Forward, ...] = ()
     added_sets: tuple[tuple[SetKey, str], ...] = ()
     added_chains: tuple[tuple[SetKey, Chain], ...] = ()
     changed_chains: tuple[tuple[SetKey, Chain, Chain], ...] = ()
@@ -174,6 +202,8 @@ def difference(found: Layout, wanted: Layout) -> Changes:
         changed_links=tuple(changed_links),
         removed_routes=tuple(sorted(found.routes - wanted.routes)),
         added_routes=tuple(sorted(wanted.routes - found.routes)),
+        removed_forwarding=tuple(sorted(found.forwarding - wanted.forwarding)),
+        added_forwarding=tuple(sorted(_forwarding_to_add(found, wanted, removed_links))),
         added_sets=tuple((key, wanted.sets[key]) for key in sorted(wanted.sets.keys() - found.sets.keys())),
         added_chains=tuple((key, wanted.chains[key]) for key in sorted(wanted.chains.keys() - found.chains.keys())),
         changed_chains=tuple(
@@ -188,10 +218,15 @@ def difference(found: Layout, wanted: Layout) -> Changes:
     )
 
 
+def _forwarding_to_add(found: Layout, wanted: Layout, removed_links: Collection[str]) -> Iterable[Forward]:
+    """What goes with a link that is made anew has to be said again."""
+    return (item for item in wanted.forwarding if item not in found.forwarding or item.device in removed_links)
+
+
 def _link_changes(
     found: Mapping[str, Link], wanted: Mapping[str, Link]
 ) -> tuple[list[str], list[tuple[str, Link]], list[LinkChange]]:
-    removed = [name for name in found if name not in wanted]
+    removed = [name for name, link in found.items() if name not in wanted and link.kind not in GIVEN]
     added: list[tuple[str, Link]] = []
     changed: list[LinkChange] = []
     for name, link in wanted.items():
@@ -200,18 +235,25 @@ def _link_changes(
             added.append((name, link))
         elif there is link:
             continue
-        elif link.kind == "other":
-            after = replace(there, up=link.up, master=link.master)
+        elif link.kind in GIVEN:
+            after = _given(there, link)
             if there != after:
                 changed.append(LinkChange(name, there, after))
-        elif there.kind != link.kind:
+        elif there.kind != link.kind or there.tunnel != link.tunnel:
             removed.append(name)
             added.append((name, link))
         elif there != (link if link.mac else replace(link, mac=there.mac)):
             changed.append(LinkChange(name, there, link))
-    order = {"bridge": 0, "vlan": 1}
+    order = {"other": 0, "given bridge": 0, "bridge": 0, "vlan": 1, "vxlan": 1}
     added.sort(key=lambda item: order.get(item[1].kind, 2))
     return removed, added, changed
+
+
+def _given(there: Link, wanted: Link) -> Link:
+    """What is not ours stays as it is, but for what we need of it."""
+    if wanted.kind == "given bridge":
+        return replace(there, up=wanted.up, filtered=wanted.filtered)
+    return replace(there, up=wanted.up, master=wanted.master, addresses=there.addresses | wanted.addresses)
 
 
 def _element_changes(

@@ -13,9 +13,8 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from kilonova.network.layout import VlanTag
-from kilonova.network.rows import (
-    ReleasedRow,
-)
+from kilonova.network.rows import ReleasedRow
+from kilonova.network.tunnels import TunnelPlan
 
 METADATA_ADDRESS = "169.254.169.254"
 DEFAULT_DOMAIN = "kilonova.internal"
@@ -59,6 +58,8 @@ class BridgePlan:
     """Of connection tracking: networks with equal addresses do not mix. 0: not filtered."""
     vlan: VlanTag | None = None
     dhcp_servers: tuple[str, ...] = ()
+    given: bool = False
+    """It is the administrator's: used, and neither made nor removed."""
 
     @property
     def filtered(self) -> bool:
@@ -161,10 +162,12 @@ class OutsidePlan:
 
 
 class Uplink(NamedTuple):
-    """A NIC of the machine that belongs into the switch namespace; no bridge: it is a trunk."""
+    """A NIC of the machine that belongs into the switch namespace; no bridge: it is a trunk or the tunnel's."""
 
     device: str
-    bridge: str
+    bridge: str = ""
+    address: str = ""
+    """With prefix length: VXLAN goes over it."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,7 @@ class HostPlan:
     services: Mapping[str, ServicePlan] = field(default_factory=dict)
     routers: Mapping[str, RouterPlan] = field(default_factory=dict)
     uplinks: tuple[Uplink, ...] = ()
+    tunnels: Mapping[str, TunnelPlan] = field(default_factory=dict)
     outside: OutsidePlan | None = None
     forget: tuple[ReleasedRow, ...] = ()
     released_pool_networks: tuple[str, ...] = ()

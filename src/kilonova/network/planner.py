@@ -44,8 +44,10 @@ from kilonova.network.rows import (
     SubnetRow,
 )
 from kilonova.network.texts import is_domain_name
+from kilonova.network.tunnels import too_small, tunnels
 
 T = TypeVar("T")
+FLAT = ("flat", "flat-dhcp")
 _FIRST_HASHED_ZONE, _LAST_ZONE = 4096, 65535
 
 
@@ -82,15 +84,18 @@ class _Planner:
             services=services,
             routers={router.id: self._router(router) for router in self.rows.routers if router.admin_state_up},
             uplinks=tuple(self._uplinks()),
+            tunnels={tunnel.network_id: tunnel for tunnel in tunnels(self.rows, self.host)},
             outside=self._outside(),
             forget=tuple(self.rows.released),
             released_pool_networks=tuple(self.rows.released_pool_networks),
-            warnings=tuple(self.warnings),
+            warnings=(*self.warnings, *too_small(self.rows)),
         )
 
     # -------------------------------------------------------------------------------------------- bridges
     def bridge_name(self, network: NetworkRow) -> str:
-        return self.host.public_bridge if network.external else network.bridge
+        if network.external:
+            return self.host.public_bridge
+        return self.host.flat_bridges.get(network.physical_network, network.bridge)
 
     def _bridges(self) -> Iterable[BridgePlan]:
         if self.host.public_gateway or self.host.public_interface:
@@ -102,7 +107,8 @@ class _Planner:
             trunk = self.host.trunks.get(network.physical_network)
             tagged = network.manager == "vlan" and trunk is not None and network.segmentation_id is not None
             yield BridgePlan(
-                name=network.bridge,
+                name=self.bridge_name(network),
+                given=network.manager in FLAT,
                 network_id=network.id,
                 mtu=network.mtu,
                 zone=self.zones[network.id],
@@ -115,10 +121,14 @@ class _Planner:
             )
 
     def _uplinks(self) -> Iterable[Uplink]:
+        found: dict[str, Uplink] = {}
         if self.host.public_interface:
-            yield Uplink(self.host.public_interface, self.host.public_bridge)
-        for device in sorted(set(self.host.trunks.values())):
-            yield Uplink(device, "")
+            found[self.host.public_interface] = Uplink(self.host.public_interface, self.host.public_bridge)
+        for device in sorted(self.host.trunks.values()):
+            found.setdefault(device, Uplink(device))
+        if self.host.tunnel_interface:  # it may be a trunk as well
+            found[self.host.tunnel_interface] = Uplink(self.host.tunnel_interface, address=self.host.tunnel_address)
+        return found.values()
 
     def _outside(self) -> OutsidePlan | None:
         if not self.host.public_gateway:
@@ -232,7 +242,7 @@ class _Planner:
             served = {subnet.subnet_id for subnet in subnets}
             yield ServicePlan(
                 network_id=network.id,
-                bridge=network.bridge,
+                bridge=self.bridge_name(network),
                 mac=next((port.mac for port in ports if port.device_owner == SERVICE_OWNER), "")
                 or _derived_mac(network.id),
                 mtu=network.mtu,

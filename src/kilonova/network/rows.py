@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, Connection, Select, bindparam, or_, select, union
+from sqlalchemy import BindParameter, Connection, Select, bindparam, case, or_, select, union
 
 from kilonova.store import schema
 
@@ -114,6 +115,22 @@ class ReleasedRow(NamedTuple):
     """Another host that has to forget it afterwards: the network host, when this one only had the port."""
 
 
+class TunnelPortRow(NamedTuple):
+    """A MAC of a VXLAN network, and the host that has it."""
+
+    network_id: str
+    mac: str
+    host: str
+
+
+class UnderlayRow(NamedTuple):
+    """What a host's agent said about its way to the others: address and MTU of its tunnel's NIC."""
+
+    host: str
+    address: str
+    mtu: int
+
+
 class HostRows(NamedTuple):
     host: str
     networks: Sequence[NetworkRow]
@@ -131,14 +148,19 @@ class HostRows(NamedTuple):
     """(router, network) of every router interface, so far as this host's networks are concerned."""
     released: Sequence[ReleasedRow]
     released_pool_networks: Sequence[str]
+    tunnel_ports: Sequence[TunnelPortRow] = ()
+    """Of this host's VXLAN networks, wherever they are."""
+    underlays: Sequence[UnderlayRow] = ()
 
 
 def load(tx: Connection, host: str) -> HostRows:
     """What concerns `host`, in one snapshot; the number of queries does not grow with the rows."""
     queries, here = _queries(), {"host": host}
+    networks = [NetworkRow._make(row) for row in tx.execute(queries.networks, here).all()]
+    tunnelled = any(network.manager == "vxlan" for network in networks)
     return HostRows(
         host=host,
-        networks=[NetworkRow._make(row) for row in tx.execute(queries.networks, here).all()],
+        networks=networks,
         subnets=[SubnetRow._make(row) for row in tx.execute(queries.subnets, here).all()],
         ports=[PortRow._make(row) for row in tx.execute(queries.ports, here).all()],
         addresses=[AddressRow._make(row) for row in tx.execute(queries.addresses, here).all()],
@@ -150,6 +172,12 @@ def load(tx: Connection, host: str) -> HostRows:
         routed=[(row[0], row[1]) for row in tx.execute(queries.routed, here).all()],
         released=_released(tx, host),
         released_pool_networks=list(tx.execute(queries.released_pool_networks, here).scalars()),
+        tunnel_ports=[
+            TunnelPortRow(network_id, mac, owner)
+            for network_id, mac, owner in (tx.execute(queries.tunnel_ports, here) if tunnelled else ())
+            if owner
+        ],
+        underlays=_underlays(tx) if tunnelled else (),
     )
 
 
@@ -168,6 +196,7 @@ class _Queries:
     members: Select[Any]
     routed: Select[Any]
     released_pool_networks: Select[Any]
+    tunnel_ports: Select[Any]
 
 
 @cache
@@ -231,6 +260,22 @@ def _queries() -> _Queries:
         released_pool_networks=select(pool.c.id).where(
             pool.c.released_at.is_not(None), or_(pool.c.released_host == host, pool.c.released_host.is_(None))
         ),
+        tunnel_ports=select(
+            ports.c.network_id,
+            ports.c.mac,
+            case(
+                (router_ports, routers.c.host),
+                (ports.c.device_owner == SERVICE_OWNER, networks.c.host),
+                else_=ports.c.host,
+            ),
+        )
+        .join(networks, networks.c.id == ports.c.network_id)
+        .outerjoin(routers, routers.c.id == ports.c.device_id)
+        .where(
+            networks.c.manager == "vxlan",
+            ports.c.network_id.in_(network_ids),
+            or_(router_ports, ports.c.device_owner == SERVICE_OWNER, ports.c.vif != "none"),
+        ),
     )
 
 
@@ -262,4 +307,16 @@ def _released(tx: Connection, host: str) -> list[ReleasedRow]:
         if (holder or server or host) == host:
             next_host = server if server not in (None, host) else None
             found.append(ReleasedRow(subnet_id, network_id, address, mac or "", next_host))
+    return found
+
+
+def _underlays(tx: Connection) -> list[UnderlayRow]:
+    """Of every host whose agent ever told of a tunnel."""
+    services = schema.services
+    query = select(services.c.host, services.c.capacity).where(services.c.kind == "network")
+    found: list[UnderlayRow] = []
+    for host, capacity in tx.execute(query):
+        tunnel = capacity.get("tunnel")
+        if tunnel:
+            found.append(UnderlayRow(host, str(ip_address(tunnel["address"])), int(tunnel["mtu"])))
     return found

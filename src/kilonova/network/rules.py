@@ -56,6 +56,8 @@ LEASE = l2("lease")
 PASSING = frozenset({CUT_TCP, CUT_TCP6, CUT_PORTS, CUT_PORTS6, CUT_OTHER, CUT_OTHER6, LEASE})
 """Sets whose elements come and go with time."""
 _MOST_CUT = 262144
+UNDERLAY = groups("underlay")
+"""The NIC of the tunnel: the only one on which the switch namespace itself receives anything."""
 EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
 FLOATING = nat("fip")
 FIXED = nat("fip_rev")
@@ -100,6 +102,7 @@ def switch_rules(*, guarded: bool = False) -> Layout:
         CUT_OTHER6: _cut_flows("ipv6_addr", "inet_proto", "10m"),
         EGRESS6: "type ifname . ipv6_addr : verdict;",
         INGRESS6: "type ifname . ipv6_addr : verdict;",
+        UNDERLAY: "type ifname;",
     }
     chains = {
         # Every port of a bridge is of the type `ether`, so this asks whether there is any element.
@@ -157,6 +160,12 @@ def switch_rules(*, guarded: bool = False) -> Layout:
         groups("raw_pre"): Chain.of(
             "ct zone set iifname map @zones",
             hook="type filter hook prerouting priority raw; policy accept;",
+        ),
+        # A guest that addresses its bridge must not reach the tunnel's address behind it.
+        groups("received"): Chain.of(
+            'iifname "lo" accept',
+            "iifname @underlay accept",
+            hook="type filter hook input priority filter; policy drop;",
         ),
         groups("sg_ingress"): Chain.of(
             "oifname . ip saddr @dhcp_srv udp sport 67 udp dport 68 accept",

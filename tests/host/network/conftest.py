@@ -36,7 +36,7 @@ async def fabric(tmp_path: Path) -> AsyncIterator[Fabric]:
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
     tmp_path.chmod(0o755)  # noqa: ASYNC240 - before anything runs
-    fabric = Fabric(tmp_path, prefix="n" + secrets.token_hex(1))
+    fabric = Fabric(tmp_path, prefix="f" + secrets.token_hex(2))
     try:
         await fabric.open()
         yield fabric

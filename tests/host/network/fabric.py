@@ -1,4 +1,4 @@
-"""Several hosts over physical wires: each a `World` of its own on one store and one bus, joined by the switches of a rack.
+"""Several hosts over physical wires: each a `World` of its own on one store and one bus, joined by a rack's switches.
 
 The rack is a namespace with a bridge per wire: the trunk (tagged frames pass), the underlay of tunnels, the public wire
 and the wire of a flat network. What stands for the internet is a namespace on the public wire, no host's own, so that

@@ -1,20 +1,198 @@
-"""A network host and compute hosts over one fabric: what a guest on one host gets from another."""
+"""A network host and compute hosts over one fabric: what a guest on one host gets from another, by every wire."""
 
 from __future__ import annotations
 
-from .fabric import Fabric
-from .world import pings
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+from kilonova.network.host import namespaces
+from kilonova.network.host.inspect import inspect_namespace
+from kilonova.network.host.vlans import kernel_has_8021q
+
+from .fabric import TRUNK, Fabric
+from .world import Guest, Network, World, connects, pings
+
+KINDS = ("vlan", "vxlan", "flat-dhcp")
 
 
-async def test_floating_address_of_any_host_is_reached_from_one_outside(fabric: Fabric) -> None:
+def columns(fabric: Fabric, kind: str) -> dict[str, Any]:
+    """Of a network of this kind; what the administrator prepares for it is done."""
+    if kind == "vlan":
+        return {}
+    if kind == "vxlan":
+        vni = 9900 + next(fabric.hosts[0].numbers)
+        values = {"physical_network": "vxlan", "segmentation_id": vni, "bridge": f"bv{vni}", "mtu": 1500}
+        return {"manager": kind, **values}
+    for host in fabric.hosts:
+        if "br-flat" not in inspect_namespace(host.switch).links:
+            fabric.flat_bridge(host)
+    return {"manager": kind, "physical_network": "flat1", "segmentation_id": None, "bridge": "br-flat"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_guest_gets_lease_metadata_and_floating_address_from_another_host(fabric: Fabric, kind: str) -> None:
     first, second, _ = fabric.hosts
     public = await first.public_network()
-    for host in (first, second):
-        network = await host.network(public=public, physical_network="this-host-alone")
-        group = await host.group(network.project_id)
-        await host.rule(group, protocol="icmp")
-        guest = await host.guest(network, 3, [group])
-        floating = await host.floating_ip(public, 50 if host is first else 51, guest)
-        await host.look()
+    network = await first.network(public=public, **columns(fabric, kind))
+    group = await first.group(network.project_id)
+    await first.rule(group, protocol="icmp")
+    await first.rule(group, protocol="tcp", port_range_min=80, port_range_max=80)
+    guest = await second.port(network, 3, [group])
+    await second.wire(guest)
 
-        assert pings(fabric.outside, floating)
+    assert await second.dhcp(guest) == guest.address
+    answer = await metadata(guest)
+    assert json.loads(answer)["uuid"] == guest.instance_id
+
+    floating = await first.floating_ip(public, 50, guest)
+    await fabric.look()
+    second.listen(guest, 80)
+    assert pings(fabric.outside, floating)
+    assert connects(fabric.outside, floating, 80) == "203.0.113.1"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_groups_hold_between_hosts(fabric: Fabric, kind: str) -> None:
+    first, second, third = fabric.hosts
+    network = await first.network(**columns(fabric, kind))
+    group, closed = await first.default_group(network.project_id), await first.group(network.project_id)
+    one, two = await second.guest(network, 3, [group]), await third.guest(network, 4, [group])
+    apart = await third.guest(network, 5, [closed])
+    await fabric.look()
+
+    assert pings(one.namespace, two.address)
+    assert pings(two.namespace, one.address)
+    assert not pings(apart.namespace, one.address)
+    assert not pings(one.namespace, apart.address)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_packet_of_the_full_mtu_arrives(fabric: Fabric, kind: str) -> None:
+    first, second, third = fabric.hosts
+    network = await first.network(**columns(fabric, kind))
+    group = await first.default_group(network.project_id)
+    one, two = await second.guest(network, 3, [group]), await third.guest(network, 4, [group])
+    await fabric.look()
+
+    assert one.run("ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", two.address).returncode == 0
+    size = 4 << 20
+    with namespaces.run_inside(two.namespace, socket.create_server, ("", 80)) as listener:
+        near = namespaces.run_inside(one.namespace, socket.create_connection, (two.address, 80), 5)
+        far, _ = listener.accept()
+    far.settimeout(5)
+    with near, far, far.makefile("rb") as received:
+        sending = asyncio.create_task(asyncio.to_thread(near.sendall, bytes(size)))
+        assert len(await asyncio.to_thread(received.read, size)) == size
+        await sending
+
+
+@pytest.mark.parametrize("kind", ["vlan", "vxlan"])
+async def test_networks_with_equal_addresses_do_not_meet(fabric: Fabric, kind: str) -> None:
+    first, second, third = fabric.hosts
+    mine, theirs = [await first.network(**columns(fabric, kind)) for _ in range(2)]
+    guests: list[tuple[Guest, Guest]] = []
+    for network in (mine, theirs):
+        group = await first.group(network.project_id)
+        await first.rule(group)
+        guests.append((await second.guest(network, 3, [group]), await third.guest(network, 4, [group])))
+    await fabric.look()
+    (one, _), (other, lone) = guests
+    lone.run("ip", "link", "set", "eth0", "down")
+
+    assert pings(one.namespace, "10.0.0.4")
+    assert not pings(other.namespace, "10.0.0.4")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_wires_come_with_the_first_port_and_go_with_the_last(fabric: Fabric, kind: str) -> None:
+    first, second, _ = fabric.hosts
+    values = columns(fabric, kind)
+    await fabric.look()
+    before = set(inspect_namespace(second.switch).links)
+    network = await first.network(**values)
+    guest = await second.port(network, 3)
+    await second.wire(guest)
+    assert set(inspect_namespace(second.switch).links) > before
+
+    await second.delete_port(guest.port_id)
+    namespaces.delete(guest.namespace)
+    await second.look()
+    await first.look()
+
+    assert set(inspect_namespace(second.switch).links) == before
+
+
+async def test_every_kind_on_one_host_and_a_guest_on_several(fabric: Fabric) -> None:
+    first, second, third = fabric.hosts
+    networks: list[Network] = []
+    for number, kind in enumerate((*KINDS, "alone")):
+        values = {"physical_network": "nowhere"} if kind == "alone" else columns(fabric, kind)
+        networks.append(await first.network(f"10.0.{number}.0/24", project="p", **values))
+    group = await first.default_group("p")
+    many = await second.guest(networks[0], 3, [group])
+    others = [await third.guest(network, 4, [group]) for network in networks[:3]]
+    near = await second.guest(networks[3], 4, [group])
+    for number, network in enumerate(networks[1:], start=1):
+        await plug_in(second, many, await second.port(network, 3, [group]), f"eth{number}")
+    await fabric.look()
+
+    for guest in (*others, near):
+        assert pings(many.namespace, guest.address)
+
+
+async def plug_in(world: World, guest: Guest, more: Guest, device: str) -> None:
+    """Give a guest another port."""
+    await world.call("wire", port_id=more.port_id)
+    world.inside(world.switch, "ip", "link", "set", f"gst{more.port_id[:11]}", "netns", guest.namespace, "name", device)
+    guest.run("ip", "addr", "add", f"{more.address}/24", "dev", device)
+    guest.run("ip", "link", "set", device, "up")
+
+
+async def metadata(guest: Guest) -> str:
+    url = "http://169.254.169.254/openstack/latest/meta_data.json"
+    return (await asyncio.to_thread(guest.run, "curl", "-s", "-m", "5", url)).stdout
+
+
+# ------------------------------------------------------------------------------------------------ one kind each
+@pytest.mark.parametrize("vlan_backend", ["tc", "8021q"])
+async def test_frames_of_a_vlan_are_tagged_on_the_trunk(fabric: Fabric, vlan_backend: str) -> None:
+    if vlan_backend == "8021q" and not kernel_has_8021q():
+        pytest.skip("this kernel has no 8021q")
+    first, second, _ = fabric.hosts
+    for host in (first, second):
+        host.configure(vlan_backend=vlan_backend)
+        await host.restart_agent()
+    network = await first.network()
+    group = await first.default_group(network.project_id)
+    one, two = await first.guest(network, 3, [group]), await second.guest(network, 4, [group])
+    vid = int(network.bridge[2:])
+    seen = namespaces.run_inside(fabric.rack, capture, TRUNK)
+
+    assert pings(one.namespace, two.address)
+    assert tags(seen) == {vid}
+
+
+def capture(device: str) -> socket.socket:
+    """Hears every frame of a device from now on, its tag included."""
+    heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    heard.bind((device, 3))
+    heard.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA: the tag, which the kernel takes off
+    heard.setblocking(False)
+    return heard
+
+
+def tags(heard: socket.socket) -> set[int]:
+    """The VLAN ids of what was heard; 0: no tag."""
+    found: set[int] = set()
+    with contextlib.suppress(BlockingIOError), heard:
+        while True:
+            _, ancillary, _, _ = heard.recvmsg(2048, 256)
+            status, _, _, _, _, tci, _ = struct.unpack("=IIIHHHH", ancillary[0][2])
+            found.add(tci & 0xFFF if status & 0x10 else 0)
+    return found

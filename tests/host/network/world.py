@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from itertools import count
 from pathlib import Path
@@ -119,6 +119,10 @@ class World:
         for name in self.guests:
             namespaces.delete(name)
         remove_everything(self.config)
+
+    def configure(self, **host: Any) -> None:
+        """Other values for the next start of the agent."""
+        self.config = replace(self.config, host=replace(self.config.host, **host))
 
     async def restart_agent(self, config: Config | None = None) -> None:
         await self.agent.stop()
@@ -366,7 +370,9 @@ class World:
 
     def listen_in(self, namespace: str, port: int) -> None:
         self.background(namespace, sys.executable, "-S", "-c", LISTENER, str(port))
-        until(lambda: f":{port:04X} " in self.inside(namespace, "cat", "/proc/net/tcp"), "the listener")
+        until(
+            lambda: f":{port:04X} 00000000:0000 0A " in self.inside(namespace, "cat", "/proc/net/tcp"), "the listener"
+        )
 
 
 def pings(namespace: str, address: str, *, wait_s: int = 1) -> bool:

@@ -38,6 +38,7 @@ class RememberingHost(SimulatedHost):
     """Applies by writing down; fails and waits as told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.plans: list[tuple[HostPlan, bool]] = []
         self.failures: dict[str, str] = {}
         self.gate = threading.Event()

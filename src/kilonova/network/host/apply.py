@@ -19,14 +19,16 @@ from kilonova.config import Config
 from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network import rules
 from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resumed, translations_gone
-from kilonova.network.fragments import Fragment, Names, changed, fragments
+from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks_layout
 from kilonova.network.host import arp, conntrack, namespaces
 from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
 from kilonova.network.host.inspect import inspect_here, inspect_namespace, relevant
-from kilonova.network.host.interface import Outcome
+from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.host.links import Links, write_sysctls
 from kilonova.network.host.nftables import Nft
 from kilonova.network.host.sysctls import sysctls_of
+from kilonova.network.host.vlans import VlanBackend
+from kilonova.network.host.wires import find_wires
 from kilonova.network.layout import (
     Chain,
     Changes,
@@ -56,10 +58,13 @@ class KernelHost:
     """See `kilonova.network.host.interface.Host`."""
 
     def __init__(self, config: Config) -> None:
+        self._config = config.host
         self._names = Names(config.host.prefix)
         self._dnsmasq = Dnsmasq(config.state_dir / "network")
         self._switch: _Switch | None = None
         self._believed: dict[str, Fragment] | None = None
+        self._given: dict[str, tuple[str, ...]] = {}
+        """An administrator's bridge -> the ports that he put on it, as last looked."""
         self._last_plan = HostPlan()
         self._lease_until = float("-inf")
         self._switching = threading.Lock()
@@ -86,13 +91,17 @@ class KernelHost:
     def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
         return {network_id: self._names.service(network_id) for network_id in plan.services}
 
+    def wires(self) -> Wires:
+        return find_wires(self._names.switch, self._config)
+
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
-        wanted = fragments(plan, self._names)
         failures: _Failures = {}
         done: list[str] = []
         switch = self._open_switch()
+        look = look or self._believed is None
+        wanted = fragments(plan, self._names)
+        wanted.update(self._given_uplinks(switch, plan, look))
         if look or self._believed is None:
-            look = True
             changes, stale = self._look(switch, wanted, failures)
         else:
             changes, stale = _compare(self._believed, wanted)
@@ -121,6 +130,19 @@ class KernelHost:
         if not failures:
             self._believed, self._last_plan = wanted, plan
         return Outcome(failures, forgotten, tuple(done))
+
+    def _given_uplinks(self, switch: _Switch, plan: HostPlan, look: bool) -> dict[str, Fragment]:
+        """Fragments that trust what the administrator has put on his bridges; looked up for a new one, and by timer."""
+        bridges = [bridge for bridge in plan.bridges.values() if bridge.given]
+        names = [bridge.name for bridge in bridges if look or bridge.name not in self._given]
+        known = {bridge.name: self._given[bridge.name] for bridge in bridges if bridge.name not in names}
+        self._given = known | (switch.run(_Switch.foreign_ports, names) if names else {})
+        return {
+            f"uplinks of {bridge.name}": Fragment(
+                bridge.network_id, self._names.switch, given_uplinks_layout(self._given[bridge.name])
+            )
+            for bridge in bridges
+        }
 
     # -------------------------------------------------------------------------------------------- what differs
     def _look(
@@ -159,7 +181,7 @@ class KernelHost:
                 self._switch.close()
                 self._switch = self._believed = None
             namespaces.create(name, lambda: _set_up(name))
-            self._switch = _Switch(name)
+            self._switch = _Switch(name, self._config.vlan_backend)
             return self._switch
 
     def _fetch(self, switch: _Switch, device: str) -> None:
@@ -186,7 +208,13 @@ class KernelHost:
         """Links and filters; the flows that have to be cut."""
         if not changes:
             return set()
-        failures.update(switch.run(_Switch.change_links, changes))
+        owners = {
+            device: item.owner
+            for item in wanted.values()
+            if item.namespace == self._names.switch
+            for device in item.layout.links
+        }
+        failures.update(switch.run(_Switch.change_links, changes, owners))
         commands = nft_commands(changes)
         if any(key == rules.LEASE for key, _ in changes.added_sets):
             commands += rules.lease_commands(self._lease_until - boot_time())
@@ -240,10 +268,10 @@ class KernelHost:
 class _Switch:
     """A thread that lives in the switch namespace with its netlink socket and nft context."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, vlan_backend: VlanBackend) -> None:
         self.identity = namespaces.identity(name)
         self._worker = namespaces.Worker(name)
-        self.links, self.nft = self._worker.run(lambda: (Links(), Nft()))
+        self.links, self.nft = self._worker.run(lambda: (Links(vlan_backend), Nft()))
 
     def run(self, function: Callable[Concatenate[_Switch, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` with this switch in its thread."""
@@ -275,7 +303,10 @@ class _Switch:
                 self.nft.run(nft_commands(Changes(added_elements=tuple(elements[start : start + _BATCH]))))
             table.delete(ended)
 
-    def change_links(self, changes: Changes) -> _Failures:
+    def foreign_ports(self, bridges: list[str]) -> dict[str, tuple[str, ...]]:
+        return {bridge: self.links.foreign_ports(bridge) for bridge in bridges}
+
+    def change_links(self, changes: Changes, owners: Mapping[str, str]) -> _Failures:
         """By owner, what could not be done."""
         failures: _Failures = {}
         with _catching(failures, _SWITCH_OWNER):
@@ -288,6 +319,12 @@ class _Switch:
         for change in changes.changed_links:
             with _catching(failures, change.after.owner or change.name):
                 self.links.change(change)
+        for entry in changes.removed_forwarding:
+            with _catching(failures, owners.get(entry.device, _SWITCH_OWNER)):
+                self.links.forwarding.remove(entry)
+        for entry in changes.added_forwarding:
+            with _catching(failures, owners.get(entry.device, _SWITCH_OWNER)):
+                self.links.forwarding.add(entry)
         return failures
 
 

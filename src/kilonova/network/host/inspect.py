@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from kilonova.network.host import namespaces
 from kilonova.network.host.links import Links
@@ -12,8 +12,10 @@ from kilonova.network.layout import Layout
 
 def inspect_here(links: Links, nft: Nft) -> Layout:
     """Of the namespace the calling thread is in."""
-    filters = nft.found()
-    return Layout(links.found(), links.routes(), filters.sets, filters.chains, filters.elements)
+    filters, found = nft.found(), links.found()
+    tunnels = {name: links.index(name) for name, link in found.items() if link.tunnel is not None and link.owner}
+    forwarding = links.forwarding.found(tunnels)
+    return Layout(found, links.routes(), filters.sets, filters.chains, filters.elements, forwarding)
 
 
 def inspect_namespace(name: str) -> Layout:
@@ -28,6 +30,5 @@ def inspect_namespace(name: str) -> Layout:
 
 def relevant(found: Layout, wanted: Layout) -> Layout:
     """`found` without the links that are none of this cloud's."""
-    links: Mapping[str, object] = wanted.links
-    ours = {name: link for name, link in found.links.items() if link.owner or name in links}
-    return Layout(ours, found.routes, found.sets, found.chains, found.elements)
+    ours = {name: link for name, link in found.links.items() if link.owner or name in wanted.links}
+    return replace(found, links=ours)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from ipaddress import ip_interface
+from typing import Any, Protocol
 
+from kilonova.config import HostConfig
 from kilonova.network.plan import HostPlan
 from kilonova.network.rows import ReleasedRow
 
@@ -19,6 +22,38 @@ class Outcome:
     """Released addresses that nothing on this host holds any longer."""
     changes: tuple[str, ...] = ()
     """What was done, in words."""
+
+
+@dataclass(frozen=True)
+class Wires:
+    """The ways from a host to others that are there now."""
+
+    trunks: tuple[str, ...] = ()
+    """Physical networks whose trunk's NIC is there."""
+    flat_bridges: Mapping[str, str] = field(default_factory=dict)
+    """Physical network -> the administrator's bridge, where it exists."""
+    tunnel_address: str = ""
+    tunnel_mtu: int = 0
+
+    @staticmethod
+    def configured(host: HostConfig) -> Wires:
+        """As if everything that the configuration names were there."""
+        return Wires(
+            trunks=tuple(sorted(host.trunks)),
+            flat_bridges=dict(sorted(host.flat_bridges.items())),
+            tunnel_address=str(ip_interface(host.tunnel_address).ip) if host.tunnel_address else "",
+            tunnel_mtu=1500 if host.tunnel_address else 0,
+        )
+
+    def capacity(self) -> dict[str, Any]:
+        """What the agent's heartbeat tells: `services.capacity`."""
+        tunnel = {"address": self.tunnel_address, "mtu": self.tunnel_mtu} if self.tunnel_address else None
+        return {
+            "trunks": list(self.trunks),
+            "flat_bridges": dict(self.flat_bridges),
+            "tunnel": tunnel,
+            "groups": True,
+        }
 
 
 class Host(Protocol):
@@ -38,6 +73,9 @@ class Host(Protocol):
 
         Comes at any time, also while `apply` works. Raises `CommandFailed` when the kernel's filters are not there.
         """
+
+    def wires(self) -> Wires:
+        """What is there of the configured trunks, bridges and tunnel; may be asked while a plan is applied."""
 
     def has_device(self, device: str) -> bool:
         """Is there such a port's device?"""

@@ -10,21 +10,26 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
-from kilonova.errors import CommandFailed, NotSupported
+from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces, netlink
-from kilonova.network.host.netlink import attribute, nested, number, string, text, u8, u16, u32
-from kilonova.network.layout import Kind, Link, LinkChange, Route
+from kilonova.network.host.forwarding import Forwarding
+from kilonova.network.host.netlink import attribute, nested, number, string, text, u8, u32
+from kilonova.network.host.vlans import VlanBackend, Vlans
+from kilonova.network.layout import GIVEN, Kind, Link, LinkChange, Route, Tunnel
 
 ALIAS = "kilonova:"
+VXLAN_PORT = 4789
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_ADDRESS, _IFNAME, _MTU, _LINK, _MASTER, _LINKINFO, _ALIAS, _GROUP, _NS_FD = 1, 3, 4, 5, 10, 18, 20, 27, 28
+_ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _ALIAS, _GROUP, _NS_FD = 1, 3, 4, 10, 18, 20, 27, 28
 _INFO_KIND, _INFO_DATA = 1, 2
-_VETH_PEER, _VLAN_ID = 1, 1
+_VETH_PEER = 1
+_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT = 1, 4, 7, 15
 _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_CALL4, _BRIDGE_CALL6 = 1, 23, 36, 37
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_NODAD = 0x02
@@ -33,7 +38,7 @@ _UP = 1
 _TABLE_MAIN, _PROTOCOL_KERNEL, _PROTOCOL_STATIC, _UNICAST, _ONLINK = 254, 2, 4, 1, 4
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-_KINDS: Mapping[str, Kind] = {"bridge": "bridge", "veth": "veth", "tun": "tap", "vlan": "vlan"}
+_KINDS: Mapping[str, Kind] = {"bridge": "bridge", "veth": "veth", "tun": "tap", "vlan": "vlan", "vxlan": "vxlan"}
 _NONE_THERE = 19
 _DOOMED = 0x6B6E
 """The group of links that are deleted together."""
@@ -43,8 +48,10 @@ BLANK = Link("other", 0, up=False)
 class Links:
     """The links of the namespace of the thread that opens it; use it in that thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, vlan_backend: VlanBackend = "auto") -> None:
         self._socket = netlink.Socket()
+        self._vlans = Vlans(self._socket, vlan_backend)
+        self.forwarding = Forwarding(self._socket)
 
     def __enter__(self) -> Links:
         return self
@@ -69,10 +76,19 @@ class Links:
         elif link.kind == "tap":
             _make_tap(name)
         elif link.kind == "vlan":
-            self._add_vlan(name, link)
+            self._vlans.add(name, link)
+        elif link.kind == "vxlan":
+            self._add_vxlan(name, link)
         elif not self.exists(name):
-            raise CommandFailed(f"link {name}: there is no such device on this machine")
-        self.change(LinkChange(name, Link(link.kind, 0, up=False), link))
+            raise CommandFailed(_missing(name, link))
+        if link.kind in GIVEN:
+            link = replace(link, owner="", mtu=0)
+        try:
+            self.change(LinkChange(name, Link(link.kind, 0, up=False), link))
+        except CommandFailed:
+            if link.kind not in GIVEN:  # without its mark nobody would ever remove it
+                self.remove(name)
+            raise
 
     def change(self, change: LinkChange) -> None:
         """Say what differs, addresses too."""
@@ -86,13 +102,15 @@ class Links:
             attributes.append(text(_ALIAS, ALIAS + after.owner))
         if after.master != before.master:
             attributes.append(u32(_MASTER, self.index(after.master) if after.master else 0))
-        if after.kind == "bridge" and before.filtered != after.filtered and before.mtu:
+        if before.filtered != after.filtered and (before.mtu or after.kind == "given bridge"):
             call = int(after.filtered)
             data = nested(_INFO_DATA, u8(_BRIDGE_CALL4, call), u8(_BRIDGE_CALL6, call))
             attributes.append(nested(_LINKINFO, text(_INFO_KIND, "bridge"), data))
         if attributes or after.up != before.up:
             body = _IFINFO.pack(0, 0, self.index(name), _UP if after.up else 0, _UP) + b"".join(attributes)
             self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+        if after.tag is not None and (not before.intact or before.mtu not in (0, after.mtu)):
+            self._vlans.mend(name, after)
         for address in sorted(before.addresses - after.addresses):
             self._address(netlink.RTM_DELADDR, 0, name, address)
         for address in sorted(after.addresses - before.addresses):
@@ -122,6 +140,8 @@ class Links:
     def remove_all(self, names: Sequence[str]) -> None:
         """Delete links together: the kernel waits once for all, ten to forty milliseconds, not once for each."""
         present = [name for name in names if self.exists(name)]
+        for name in present:
+            self._vlans.forget(name)
         if len(present) < 2:
             for name in present:
                 self.remove(name)
@@ -131,6 +151,11 @@ class Links:
             self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
         body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_GROUP, _DOOMED)
         self._socket.request(netlink.RTM_DELLINK, 0, body, f"links {', '.join(present)}")
+
+    def mtu(self, name: str) -> int:
+        """Of a link by name; raises `CommandFailed` when there is none."""
+        (message, *_) = self._socket.ask(netlink.RTM_GETLINK, 0, _IFINFO.pack(0, 0, self.index(name), 0, 0), name)
+        return number(netlink.attributes(message.body, _IFINFO.size).get(_MTU))
 
     def up(self, name: str) -> None:
         body = _IFINFO.pack(0, 0, self.index(name), _UP, _UP)
@@ -184,20 +209,17 @@ class Links:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    def _add_vlan(self, name: str, link: Link) -> None:
-        """By the kernel's 8021q. Raises `NotSupported` where it has none."""
-        if link.tag is None:
-            raise CommandFailed(f"link {name}: a VLAN device needs its trunk and VLAN id")
-        trunk = u32(_LINK, self.index(link.tag.trunk))
-        try:
-            self._new(name, link, "vlan", nested(_INFO_DATA, u16(_VLAN_ID, link.tag.vid)), trunk)
-        except netlink.NetlinkError as error:
-            if error.number in (95, 93):  # EOPNOTSUPP, EPROTONOSUPPORT
-                raise NotSupported(
-                    f"VLAN device {name}: this kernel has no 802.1Q (module 8021q); "
-                    "load it, or give the physical network no trunk on this host"
-                ) from error
-            raise
+    def _add_vxlan(self, name: str, link: Link) -> None:
+        """Nothing is learned from packets: which host has which MAC is told (`forward`)."""
+        if link.tunnel is None:
+            raise CommandFailed(f"link {name}: a VXLAN device needs its network identifier")
+        info = (
+            u32(_VXLAN_ID, link.tunnel.vni),
+            attribute(_VXLAN_LOCAL, ip_address(link.tunnel.local).packed),
+            u8(_VXLAN_LEARNING, 0),
+            attribute(_VXLAN_PORT, struct.pack("!H", VXLAN_PORT)),
+        )
+        self._new(name, link, "vxlan", nested(_INFO_DATA, *info))
 
     def _address(self, kind: int, flags: int, name: str, address: str) -> None:
         interface = ip_interface(address)
@@ -243,11 +265,12 @@ class Links:
             names[index] = string(parsed.get(_IFNAME))
             raw.append((index, flags, parsed))
         addresses = self._addresses()
-        return {
+        found = {
             names[index]: _link(flags, parsed, names, addresses.get(index, ()))
             for index, flags, parsed in raw
             if names[index] != "lo"
         }
+        return self._vlans.found(found, {index: flags for index, flags, _ in raw}, names)
 
     def _addresses(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
@@ -259,6 +282,19 @@ class Links:
             packed = parsed.get(_IFA_LOCAL) or parsed[_IFA_ADDRESS]
             found.setdefault(index, []).append(f"{ip_address(packed)}/{length}")
         return found
+
+    def foreign_ports(self, bridge: str) -> tuple[str, ...]:
+        """The ports of a bridge that this cloud did not make; none when there is no such bridge."""
+        if not self.exists(bridge):
+            return ()
+        index = self.index(bridge)
+        request = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_MASTER, index)
+        found: list[str] = []
+        for message in self._socket.dump(netlink.RTM_GETLINK, request, f"ports of {bridge}"):
+            parsed = netlink.attributes(message.body, _IFINFO.size)
+            if number(parsed.get(_MASTER)) == index and not string(parsed.get(_ALIAS)).startswith(ALIAS):
+                found.append(string(parsed.get(_IFNAME)))
+        return tuple(sorted(found))
 
     def routes(self) -> frozenset[Route]:
         """The routes of the main table through a next hop, that the kernel did not make itself."""
@@ -281,8 +317,12 @@ def _link(flags: int, parsed: Mapping[int, bytes], names: Mapping[int, str], add
     kind = _KINDS.get(string(info.get(_INFO_KIND)), "other")
     alias = string(parsed.get(_ALIAS))
     filtered = False
+    tunnel: Tunnel | None = None
     if kind == "bridge":
         filtered = number(netlink.attributes(info.get(_INFO_DATA, b"")).get(_BRIDGE_CALL4)) == 1
+    elif kind == "vxlan":
+        data = netlink.attributes(info.get(_INFO_DATA, b""))
+        tunnel = Tunnel(number(data.get(_VXLAN_ID)), str(ip_address(data.get(_VXLAN_LOCAL, bytes(4)))))
     return Link(
         kind=kind,
         mtu=number(parsed.get(_MTU)),
@@ -292,7 +332,17 @@ def _link(flags: int, parsed: Mapping[int, bytes], names: Mapping[int, str], add
         master=names.get(number(parsed.get(_MASTER)), ""),
         addresses=frozenset(addresses),
         filtered=filtered,
+        tunnel=tunnel,
     )
+
+
+def _missing(name: str, link: Link) -> str:
+    if link.kind == "given bridge":
+        return (
+            f"bridge {name} is not there: make it in the switch namespace (ip link add {name} type bridge), "
+            "with the NIC of the flat network as its port, or name another one by `kilonova up --flat`"
+        )
+    return f"link {name}: there is no such device on this machine"
 
 
 def write_sysctls(values: Mapping[str, str]) -> None:

@@ -17,7 +17,8 @@ from kilonova.errors import CommandFailed
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-F_REQUEST, F_ACK, F_DUMP, F_REPLACE, F_EXCL, F_CREATE = 1, 4, 0x300, 0x100, 0x200, 0x400
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+F_REQUEST, F_ACK, F_DUMP, F_REPLACE, F_EXCL, F_CREATE, F_APPEND = 1, 4, 0x300, 0x100, 0x200, 0x400, 0x800
 NESTED = 0x8000
 _DONE, _ERROR = 3, 2
 _HEADER = struct.Struct("=IHHII")
@@ -58,9 +59,12 @@ class Socket:
 
     def request(self, kind: int, flags: int, body: bytes, what: str) -> None:
         """One change, acknowledged. Raises `NetlinkError`, its message beginning with `what`."""
+        self.ask(kind, flags, body, what)
+
+    def ask(self, kind: int, flags: int, body: bytes, what: str) -> list[Message]:
+        """A request whose answer is more than that it was heard."""
         self._send(kind, flags | F_REQUEST | F_ACK, body)
-        for _ in self._replies(what):
-            pass
+        return list(self._replies(what))
 
     def dump(self, kind: int, body: bytes, what: str) -> list[Message]:
         """All objects of a kind; asked again when they changed meanwhile."""

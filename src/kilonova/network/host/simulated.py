@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from kilonova.network.host.interface import Outcome
+from kilonova.config import HostConfig
+from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.plan import HostPlan
 
 
 class SimulatedHost:
     """See `kilonova.network.host.interface.Host`."""
+
+    def __init__(self, config: HostConfig | None = None) -> None:
+        self._config = config or HostConfig()
 
     def open(self) -> None: ...
 
@@ -17,6 +21,9 @@ class SimulatedHost:
         return Outcome(forgotten=plan.forget)
 
     def hold(self, seconds: float) -> None: ...
+
+    def wires(self) -> Wires:
+        return Wires.configured(self._config)
 
     def has_device(self, device: str) -> bool:
         return True

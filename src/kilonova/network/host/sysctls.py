@@ -10,6 +10,9 @@ SWITCH = {
     "net/bridge/bridge-nf-call-ip6tables": "0",
     "net/bridge/bridge-nf-call-arptables": "0",
     "net/ipv4/ip_forward": "0",
+    # The tunnel's address is the host's only one here: it is told on the tunnel's NIC alone.
+    "net/ipv4/conf/all/arp_ignore": "1",
+    "net/ipv4/conf/all/arp_announce": "2",
     # Bridges have no addresses of their own: guests must not find the host behind one.
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
