@@ -73,6 +73,11 @@ class NetworkConfig:
     """Defaults of networks; the pool's as in 2010."""
 
     default_manager: str = "vlan"
+    """Of networks that users make without saying which."""
+    type_weights: dict[str, float] = field(
+        default_factory=lambda: {"vlan": 4.0, "vxlan": 3.0, "flat-dhcp": 2.0, "flat": 1.0}
+    )
+    """Network manager -> how much it is preferred for a project's network; 0 or less: only on request."""
     physical_network: str = "physnet1"
     user_vlan_first: int = 2000
     user_vlan_last: int = 4094

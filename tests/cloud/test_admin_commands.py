@@ -89,13 +89,16 @@ def test_the_form_of_2010_and_prefixes_work(cloud: RunningCloud) -> None:
         (["--fixed-range", "10.0.5.0/24", "--num-networks", "1"], ["overlaps", "10.0.5.0/24"]),
         (["--fixed-range", "203.0.113.0/24", "--num-networks", "1"], ["overlaps", "public"]),
         (["--fixed-range", "10.8.0.0/16", "--num-networks", "1", "--manager", "token-ring"], ["token-ring"]),
-        (["--fixed-range", "10.8.0.0/16", "--num-networks", "1", "--manager", "vxlan"], ["vxlan"]),
+        (["--fixed-range", "10.8.0.0/14", "--manager", "vxlan", "--vlan-start", "16777000"], ["VNI", "16777215"]),
+        (["--fixed-range", "10.8.0.0/16", "--manager", "vxlan", "--physical-network", "physnet1"], ["physnet1"]),
+        (["--fixed-range", "10.8.0.0/16", "--gateway", "10.8.0.1"], ["gateway", "flat"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "refused",
 )
 def test_a_bad_pool_is_refused_whole(cloud: RunningCloud, options: list[str], words: list[str]) -> None:
     given = {name for name in options if name.startswith("--")}
     rest = [] if "--vlan-start" in given else ["--vlan-start", "900"]
+    rest += [] if "--num-networks" in given else ["--num-networks", "1000"]
     rest += [] if "--vpn-start" in given else ["--vpn-start", "5000"]
     before = rows(cloud)
     said = refused(cloud, "network", "create", *options, *rest)

@@ -182,6 +182,8 @@ def remove(tx: Connection, project_id: str) -> None:
     revocations.revoke(tx, revocations.of_project(project_id))
     tx.execute(delete(schema.quotas).where(schema.quotas.c.project_id == project_id))
     tx.execute(delete(schema.security_groups).where(schema.security_groups.c.project_id == project_id))
+    # What is left of these is the use of a shared network: one of its own would still be there.
+    tx.execute(delete(schema.project_networks).where(schema.project_networks.c.project_id == project_id))
     tx.execute(
         update(schema.users).where(schema.users.c.default_project_id == project_id).values(default_project_id=None)
     )

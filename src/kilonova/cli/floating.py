@@ -22,11 +22,13 @@ def floating() -> None:
 @floating.command(epilog=example("kilonova floating create host1 198.51.100.0/24"))
 @click.argument("host")
 @click.argument("cidr", metavar="RANGE")
+@click.option("--gateway", help="The way out, which is not given to anybody [as configured, else the first address].")
+@click.option("--exclude", multiple=True, help="An address or CIDR of RANGE not to give; may be repeated.")
 @state_dir_option
 @json_option
-def create(host: str, cidr: str, state_dir: Path, as_json: bool) -> None:
+def create(host: str, cidr: str, gateway: str | None, exclude: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
     """Give the network host HOST a RANGE (CIDR) of floating addresses. The first one makes the network `public`."""
-    body = {"floating_range": {"host": host, "cidr": cidr}}
+    body = {"floating_range": {"host": host, "cidr": cidr, "gateway": gateway, "exclude": exclude}}
     made = Client.from_environment(state_dir).request("POST", "network", _PATH, body)["floating_range"]
     if as_json:
         show_json(made)

@@ -1,4 +1,4 @@
-"""`kilonova project|user|role|image|host list`: what there is, through the public APIs."""
+"""`kilonova user|role|image|host list`: what there is, through the public APIs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,6 @@ def _list_command(noun: str, service: str, path: str, key: str, columns: Sequenc
     return group
 
 
-project = _list_command(
-    "project",
-    "identity",
-    "/projects",
-    "projects",
-    [("ID", "id"), ("NAME", "name"), ("ENABLED", "enabled"), ("DESCRIPTION", "description")],
-)
 user = _list_command(
     "user", "identity", "/users", "users", [("ID", "id"), ("NAME", "name"), ("ENABLED", "enabled"), ("EMAIL", "email")]
 )

@@ -21,7 +21,7 @@ _COMMANDS = {
     "network": "kilonova.cli.network:network",
     "floating": "kilonova.cli.floating:floating",
     "vpn": "kilonova.cli.vpn:vpn",
-    "project": "kilonova.cli.lists:project",
+    "project": "kilonova.cli.project:project",
     "user": "kilonova.cli.lists:user",
     "role": "kilonova.cli.lists:role",
     "image": "kilonova.cli.lists:image",

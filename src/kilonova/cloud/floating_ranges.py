@@ -17,7 +17,7 @@ from kilonova.config import Config
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Conflict, NoMoreAddresses, NotFound
 from kilonova.ids import new_id
-from kilonova.network.addresses import usable
+from kilonova.network.addresses import usable, without
 from kilonova.network.errors import NotSupportedYet, SubnetInUse
 from kilonova.network.ports import FLOATING_IP, ROUTER_GATEWAY
 from kilonova.network.routers import set_gateway
@@ -76,7 +76,7 @@ def _create(
     _check_host(tx, host)
     _refuse_overlaps(tx, network)
     chosen = _gateway(network, gateway, config.host.public_gateway)
-    ranges = _without(network, [chosen, *exclude])
+    ranges = without(network, [chosen, *exclude])
     if not ranges:
         raise BadRequest(f"cidr: nothing of {network} is left to hand out.")
     external = _ensure_external_network(tx, config, context)
@@ -140,29 +140,6 @@ def _gateway(network: IPv4Network, asked: str | None, configured: str) -> IPv4Ad
     if configured and ip_address(configured) in network:
         return IPv4Address(configured)
     return network[usable(network)[0]]
-
-
-def _without(network: IPv4Network, exclude: Sequence[str | IPv4Address]) -> list[tuple[int, int]]:
-    """The offsets of a range but what is excluded, as (first, last)."""
-    base = int(network.network_address)
-    first, last = usable(network)
-    gaps: list[tuple[int, int]] = []
-    for item in exclude:
-        try:
-            gap = ip_network(item)
-        except ValueError as error:
-            raise BadRequest(f"exclude: {error}.") from None
-        if isinstance(gap, IPv6Network) or not gap.subnet_of(network):
-            raise BadRequest(f"exclude: {gap} is not in {network}.")
-        gaps.append((int(gap.network_address) - base, int(gap.broadcast_address) - base))
-    ranges: list[tuple[int, int]] = []
-    for low, high in sorted(gaps):
-        if first < low:
-            ranges.append((first, low - 1))
-        first = max(first, high + 1)
-    if first <= last:
-        ranges.append((first, last))
-    return ranges
 
 
 def _ensure_external_network(tx: Connection, config: Config, context: Context) -> RowMapping:

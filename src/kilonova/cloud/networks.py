@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, or_, select, true, update
@@ -23,20 +23,25 @@ from kilonova.cloud.network_lists import (
 )
 from kilonova.config import Config
 from kilonova.context import Context
-from kilonova.errors import BadRequest, Forbidden
+from kilonova.errors import BadRequest, Conflict, Forbidden
 from kilonova.ids import new_id
 from kilonova.network import quota
 from kilonova.network.assignment import release_pool_network
-from kilonova.network.errors import NetworkInUse, NetworkNotFound, NotSupportedYet, VlanIdInUse
-from kilonova.network.managers import Segment, new_segment
+from kilonova.network.errors import NetworkInUse, NetworkNotFound, VlanIdInUse
+from kilonova.network.managers import NAMES, Segment, able_hosts, manager_named, new_segment
+from kilonova.network.managers.wires import HostWires
 from kilonova.network.ports import DHCP
 from kilonova.network.texts import is_domain_name
-from kilonova.scheduler.network_host import pick_network_host
+from kilonova.scheduler.network_host import live_hosts
+from kilonova.store import statements
 from kilonova.store.ports import release_port
-from kilonova.store.schema import addresses, networks, pool_networks, ports, subnets
+from kilonova.store.schema import addresses, networks, pool_networks, ports, project_networks, subnets
 
-TYPES = {"flat": "flat", "flat-dhcp": "flat", "vlan": "vlan", "vxlan": "vxlan"}
+TYPES = {name: manager_named(name).network_type for name in NAMES}
 """Network manager -> the API's provider:network_type."""
+
+_MANAGERS = {"flat": "flat-dhcp", "vlan": "vlan", "vxlan": "vxlan"}
+"""The manager of a network that is made by the API; whether a flat one has DHCP, its subnets say."""
 
 _LEAST_MTU, _LARGEST_MTU = 68, 9216
 
@@ -77,7 +82,7 @@ def _document(row: RowMapping, subnet_ids: list[str], context: Context) -> Docum
     }
     if context.is_admin:
         document["provider:network_type"] = TYPES[row["manager"]]
-        document["provider:physical_network"] = row["physical_network"]
+        document["provider:physical_network"] = None if row["manager"] == "vxlan" else row["physical_network"]
         document["provider:segmentation_id"] = row["segmentation_id"]
     return document
 
@@ -156,46 +161,75 @@ def _create(tx: Connection, config: Config, context: Context, fields: Mapping[st
     kind = fields.get("provider:network_type")
     if kind is None and {"provider:physical_network", "provider:segmentation_id"} & fields.keys():
         raise BadRequest("provider:network_type: is needed with the other provider attributes.")
-    segment = new_segment(
-        tx,
-        config,
-        manager=kind,
-        physical_network=fields.get("provider:physical_network"),
-        segmentation_id=fields.get("provider:segmentation_id"),
-    )
+    hosts = live_hosts(tx)
+    segment, able = _segment(tx, config, hosts, fields)
     _refuse_segment_of_pool(tx, segment)
     network_id = new_id()
     values = {column: fields[name] for name, column in _FIELDS.items() if name in fields}
     try:
         tx.execute(
             insert(networks).values(
-                **({"mtu": config.network.mtu} | values),
+                **({"mtu": _mtu(config, hosts, segment.manager, fields.get("mtu"))} | values),
                 id=network_id,
                 project_id=owner,
                 manager=segment.manager,
                 physical_network=segment.physical_network,
                 segmentation_id=segment.segmentation_id,
                 bridge=segment.bridge,
-                host=pick_network_host(tx),
+                host=next((host.host for host in hosts if host.host in able), None),
             )
         )
     except IntegrityError as error:
-        raise VlanIdInUse(
-            f"Unable to create the network. The VLAN {segment.segmentation_id} on physical network "
-            f"{segment.physical_network} is in use."
-        ) from error
+        raise VlanIdInUse(f"Unable to create the network. {_in_words(segment)} is in use.") from error
     return show(tx, NETWORKS, context, network_id)
 
 
-def _refuse_segment_of_pool(tx: Connection, segment: Segment) -> None:
-    query = select(pool_networks.c.id).where(
-        pool_networks.c.physical_network == segment.physical_network,
-        pool_networks.c.segmentation_id == segment.segmentation_id,
+def _segment(
+    tx: Connection, config: Config, hosts: Sequence[HostWires], fields: Mapping[str, Any]
+) -> tuple[Segment, Collection[str]]:
+    """The segment that is asked for, else one of the default manager; and the hosts that can carry it."""
+    kind = fields.get("provider:network_type")
+    name = config.network.default_manager if kind is None else _MANAGERS[kind]
+    segment = new_segment(
+        tx,
+        config,
+        hosts,
+        manager=name,
+        physical_network=fields.get("provider:physical_network") or "",
+        segmentation_id=fields.get("provider:segmentation_id"),
     )
-    if tx.execute(query).first() is not None:
+    able, why_not = able_hosts(manager_named(name), segment.physical_network, hosts)
+    if why_not:
+        raise Conflict(f"Unable to create the network: no host can carry {_in_words(segment)}: {why_not}.")
+    return segment, able
+
+
+def _mtu(config: Config, hosts: Sequence[HostWires], manager: str, asked: int | None) -> int:
+    largest = manager_named(manager).mtu(config, hosts)
+    if asked is not None and asked > largest and manager == "vxlan":
+        raise BadRequest(f"mtu: {asked} is more than the {largest} that the hosts' tunnels leave to a VXLAN network.")
+    return largest
+
+
+def _in_words(segment: Segment) -> str:
+    """As in Neutron's messages."""
+    if segment.manager == "vxlan":
+        return f"The VNI {segment.segmentation_id}"
+    if segment.segmentation_id is None:
+        return f"The flat network on physical network {segment.physical_network}"
+    return f"The VLAN {segment.segmentation_id} on physical network {segment.physical_network}"
+
+
+def _refuse_segment_of_pool(tx: Connection, segment: Segment) -> None:
+    taken = statements.rows(
+        tx,
+        pool_networks,
+        physical_network=segment.physical_network,
+        segmentation_id=segment.segmentation_id,
+    )
+    if segment.segmentation_id is not None and taken.first() is not None:
         raise VlanIdInUse(
-            f"Unable to create the network. The VLAN {segment.segmentation_id} on physical network "
-            f"{segment.physical_network} belongs to the pool of project networks."
+            f"Unable to create the network. {_in_words(segment)} belongs to the pool of project networks."
         )
 
 
@@ -207,10 +241,8 @@ def _check(fields: Mapping[str, Any], context: Context) -> None:
         if name.startswith("provider:") and not context.is_admin:
             raise Forbidden(f"{name}: only an administrator sets it.")
     kind = fields.get("provider:network_type")
-    if kind in {"vxlan", "flat"}:
-        raise NotSupportedYet(f"provider:network_type: {kind} networks are not supported yet, use vlan.")
-    if kind not in (None, "vlan"):
-        raise BadRequest(f"provider:network_type: '{kind}' is not one of flat, vlan, vxlan.")
+    if kind is not None and kind not in _MANAGERS:
+        raise BadRequest(f"provider:network_type: '{kind}' is not one of {', '.join(_MANAGERS)}.")
     domain = fields.get("dns_domain")
     if domain and not is_domain_name(domain):
         raise BadRequest(f"dns_domain: {domain!r} is not the name of a domain.")
@@ -251,6 +283,13 @@ def _change(tx: Connection, context: Context, network_id: str, fields: Mapping[s
 
 def _remove(tx: Connection, context: Context, network_id: str) -> set[str]:
     network = get_own(tx, NETWORKS, context, network_id)
+    given = select(project_networks.c.project_id).where(project_networks.c.network_id == network_id)
+    others = tx.execute(given.where(project_networks.c.project_id != network["project_id"]).limit(5)).scalars().all()
+    if others:
+        raise NetworkInUse(
+            f"Unable to complete operation on network {network_id}. It was given to the projects {', '.join(others)}: "
+            "release it first (`kilonova network release PROJECT`)."
+        )
     users = tx.execute(
         select(ports.c.id, ports.c.device_owner)
         .where(ports.c.network_id == network_id, ports.c.device_owner != DHCP)
@@ -272,8 +311,7 @@ def delete_network(tx: Connection, network: RowMapping) -> set[str]:
     services = select(ports.c.id).where(ports.c.network_id == network_id)
     for port_id in tx.execute(services).scalars().all():
         release_port(tx, port_id)
-    if network["is_default"]:
-        release_pool_network(tx, network)
+    release_pool_network(tx, network)
     # Nobody can hold an address of a network that is gone: its host takes all of it away at once.
     tx.execute(delete(addresses).where(addresses.c.network_id == network_id))
     tx.execute(delete(subnets).where(subnets.c.network_id == network_id))

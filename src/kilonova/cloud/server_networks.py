@@ -11,10 +11,16 @@ from sqlalchemy import Connection, or_, select, update
 from kilonova.config import Config
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Conflict, Forbidden
-from kilonova.network.assignment import FixedIp, ensure_default_group, ensure_project_network, make_port
+from kilonova.network.assignment import (
+    FixedIp,
+    ensure_default_group,
+    ensure_project_network,
+    make_port,
+    project_network,
+)
 from kilonova.network.errors import IpAddressAlreadyAllocated, PortInUse
 from kilonova.store import statements
-from kilonova.store.schema import networks, pool_networks, ports, security_groups, subnets
+from kilonova.store.schema import networks, ports, security_groups, subnets
 
 
 @dataclass(frozen=True)
@@ -72,19 +78,18 @@ def _without_dhcp(tx: Connection, nics: Sequence[Nic]) -> bool:
 
 
 def _only_network(tx: Connection, context: Context, config: Config) -> str:
-    """The network of a server that names none: the one from the pool, the only one, or a new one from the pool."""
+    """The network of a server that names none: the one the project was given, its only one, or one it is given now."""
     assert context.project_id is not None
+    given = project_network(tx, context.project_id)
+    if given is not None:
+        return str(given["id"])
     query = (
-        select(networks.c.id, networks.c.is_default, pool_networks.c.id.label("pool_id"))
-        .outerjoin(pool_networks, pool_networks.c.network_id == networks.c.id)
+        select(networks.c.id)
         .where(networks.c.project_id == context.project_id, networks.c.external.is_(False))
         .where(networks.c.id.in_(select(subnets.c.network_id)))
         .order_by(networks.c.created_at)
     )
     own = tx.execute(query).all()
-    preferred = [row.id for row in own if row.is_default or row.pool_id]
-    if preferred:
-        return str(preferred[0])
     if len(own) > 1:
         found = ", ".join(row.id for row in own)
         raise Conflict(f"Multiple possible networks found ({found}), use a Network ID to be more specific.")

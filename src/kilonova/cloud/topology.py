@@ -1,25 +1,20 @@
-"""The auto-allocated topology: a project's own network, made from the pool at the first request for it."""
+"""The auto-allocated topology: a project's network, given to it from the pool at the first request for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection
 
 from kilonova.cloud.controller import Cloud
-from kilonova.cloud.networks import delete_network
+from kilonova.cloud.project_networks import release_network
 from kilonova.context import Context
-from kilonova.errors import Forbidden, NoMoreNetworks, NotFound
-from kilonova.network.assignment import ensure_project_network, project_network
-from kilonova.network.errors import NetworkInUse
-from kilonova.network.ports import DHCP, ROUTER_INTERFACE
-from kilonova.network.routers import clear_gateway
-from kilonova.store.ports import release_port
-from kilonova.store.schema import pool_networks, ports, routers
+from kilonova.errors import Forbidden, NotFound
+from kilonova.network.assignment import decide, ensure_project_network, project_network
 
 
 async def ensure(cloud: Cloud, context: Context, project_id: str) -> dict[str, Any]:
-    """The project's own network, made when it has none. Raises `NoMoreNetworks`, `Forbidden`."""
+    """The project's network, given to it when it has none. Raises `NoMoreNetworks`, `Forbidden`."""
     _check(context, project_id)
     found = await cloud.store.read(project_network, project_id)
     if found is None:
@@ -33,23 +28,17 @@ async def check(cloud: Cloud, context: Context, project_id: str) -> dict[str, An
     _check(context, project_id)
 
     def unit(tx: Connection) -> None:
-        free = select(pool_networks.c.id).where(
-            pool_networks.c.project_id.is_(None), pool_networks.c.released_at.is_(None)
-        )
-        if project_network(tx, project_id) is None and tx.execute(free.limit(1)).first() is None:
-            raise NoMoreNetworks(
-                "Deployment error: the pool has no free network; an administrator adds some with `kilonova network "
-                "create`."
-            )
+        if project_network(tx, project_id) is None:
+            decide(tx, cloud.config, project_id)
 
     await cloud.store.read(unit)
     return {"id": "dry-run=pass", "tenant_id": project_id, "project_id": project_id}
 
 
 async def remove(cloud: Cloud, context: Context, project_id: str) -> None:
-    """Delete the project's own network and default router. Raises `NotFound`, `InUse` saying by what."""
+    """Take the project's network away, its default router too. Raises `NotFound`, `InUse` saying by what."""
     _check(context, project_id)
-    await cloud.wake_networks(await cloud.store.write(_remove, context, project_id), context)
+    await cloud.wake_networks(await cloud.store.write(_remove, project_id), context)
 
 
 def _check(context: Context, project_id: str) -> None:
@@ -57,38 +46,7 @@ def _check(context: Context, project_id: str) -> None:
         raise Forbidden(f"The topology of project {project_id} is another project's.")
 
 
-def _remove(tx: Connection, context: Context, project_id: str) -> set[str]:
-    network = project_network(tx, project_id)
-    if network is None:
+def _remove(tx: Connection, project_id: str) -> set[str]:
+    if project_network(tx, project_id) is None:
         raise NotFound(f"Project {project_id} has no auto-allocated topology.")
-    others = select(ports.c.id).where(
-        ports.c.network_id == network["id"], ports.c.device_owner.not_in([DHCP, ROUTER_INTERFACE])
-    )
-    used = tx.execute(others.limit(5)).scalars().all()
-    if used:
-        raise NetworkInUse(
-            f"Unable to delete the auto-allocated topology of project {project_id}: network {network['id']} has ports "
-            f"{', '.join(used)}."
-        )
-    hosts: set[str] = set()
-    query = (
-        select(routers)
-        .join(ports, ports.c.device_id == routers.c.id)
-        .where(ports.c.network_id == network["id"], ports.c.device_owner == ROUTER_INTERFACE)
-    )
-    for router in tx.execute(query).mappings().all():
-        hosts.add(router["host"] or "")
-        inner = select(ports.c.id).where(
-            ports.c.device_id == router["id"],
-            ports.c.network_id == network["id"],
-            ports.c.device_owner == ROUTER_INTERFACE,
-        )
-        for port_id in tx.execute(inner).scalars().all():
-            release_port(tx, port_id)
-        remaining = select(ports.c.id).where(
-            ports.c.device_id == router["id"], ports.c.device_owner == ROUTER_INTERFACE
-        )
-        if router["is_default"] and tx.execute(remaining.limit(1)).first() is None:
-            clear_gateway(tx, router["id"])
-            tx.execute(delete(routers).where(routers.c.id == router["id"]))
-    return hosts | delete_network(tx, network)
+    return release_network(tx, project_id)

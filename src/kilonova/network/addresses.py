@@ -6,6 +6,7 @@ addresses in use. What was released is handed out again only after `kilonova.sto
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select
@@ -105,6 +106,29 @@ def usable(network: Network) -> tuple[int, int]:
     if network.prefixlen >= network.max_prefixlen - 1:
         return 0, last
     return 1, last - 1 if network.version == 4 else last
+
+
+def without(network: IPv4Network, exclude: Sequence[str | IPv4Address]) -> list[tuple[int, int]]:
+    """The usable offsets of a range but the excluded addresses and CIDRs, as (first, last). Raises `BadRequest`."""
+    base = int(network.network_address)
+    first, last = usable(network)
+    gaps: list[tuple[int, int]] = []
+    for item in exclude:
+        try:
+            gap = ip_network(item)
+        except ValueError as error:
+            raise BadRequest(f"exclude: {error}.") from None
+        if isinstance(gap, IPv6Network) or not gap.subnet_of(network):
+            raise BadRequest(f"exclude: {gap} is not in {network}.")
+        gaps.append((int(gap.network_address) - base, int(gap.broadcast_address) - base))
+    ranges: list[tuple[int, int]] = []
+    for low, high in sorted(gaps):
+        if first < low:
+            ranges.append((first, low - 1))
+        first = max(first, high + 1)
+    if first <= last:
+        ranges.append((first, last))
+    return ranges
 
 
 def edges(network: Network) -> set[Address]:

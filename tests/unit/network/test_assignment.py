@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import Connection, Engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, event, func, insert, select, update
 
 from kilonova.cloud import floating_ranges, pool
 from kilonova.cloud.controller import Cloud
@@ -20,7 +20,7 @@ from kilonova.network.assignment import (
 )
 from kilonova.network.macs import new_mac
 from kilonova.store.addresses import confirm_pool_network_forgotten
-from kilonova.store.schema import addresses, networks, pool_networks, ports, routers, services
+from kilonova.store.schema import addresses, networks, pool_networks, ports, project_networks, routers, services
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ async def test_a_pool_network_is_free_again_once_its_host_has_forgotten_it(poole
         ).scalar_one()
         release_pool_network(tx, network)
         # As the deletion of the network leaves it: the segment is free for another network of the store.
-        tx.execute(update(networks).values(segmentation_id=4000, bridge="br4000", is_default=False))
+        tx.execute(update(networks).values(segmentation_id=4000, bridge="br4000"))
+        tx.execute(delete(project_networks))
         return pool_id
 
     async def segment_of(project_id: str) -> int:

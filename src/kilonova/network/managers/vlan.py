@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from zlib import crc32
 
-from sqlalchemy import Connection, select, union_all
+from sqlalchemy import Connection
 
 from kilonova.config import Config
 from kilonova.errors import BadRequest, NoMoreNetworks
-from kilonova.store.schema import networks, pool_networks
+from kilonova.network.managers.segments import least_free_id
+from kilonova.network.managers.wires import HostWires
 
 FIRST_ID = 1
 LAST_ID = 4094
 """IEEE 802.1Q: 0 means no VLAN, 4095 is reserved."""
 
+RESERVED = ("public", "vxlan")
+"""Physical networks that stand for something else: the external network, and no physical network at all."""
+
 
 class VlanManager:
-    def bridge_name(self, config: Config, physical_network: str, segmentation_id: int) -> str:
-        """`br<id>`; another physical network than the default one adds a mark, as a host may have both."""
-        if physical_network == config.network.physical_network:
-            return f"br{segmentation_id}"
-        return f"br{segmentation_id}-{crc32(physical_network.encode()):08x}"
+    name = "vlan"
+    network_type = "vlan"
+    is_shared = False
+    has_dhcp = True
+    id_noun = "VLAN id"
+
+    def physical_network(self, config: Config, asked: str) -> str:
+        if asked in RESERVED:
+            raise BadRequest(f"physical_network: {asked} is no trunk; the name is reserved.")
+        return asked or config.network.physical_network
 
     def check(self, physical_network: str, first: int, last: int) -> None:
         if first < FIRST_ID or last > LAST_ID:
@@ -31,21 +41,30 @@ class VlanManager:
             )
 
     def free_id(self, tx: Connection, config: Config, physical_network: str) -> int:
-        """The least id of the users' range that neither a network nor the pool has."""
         first, last = config.network.user_vlan_first, config.network.user_vlan_last
-        taken = union_all(
-            *(
-                select(table.c.segmentation_id).where(
-                    table.c.physical_network == physical_network, table.c.segmentation_id.between(first, last)
-                )
-                for table in (networks, pool_networks)
+        found = least_free_id(tx, physical_network, first, last)
+        if found is None:
+            raise NoMoreNetworks(
+                f"All VLAN ids from {first} to {last} of {physical_network} are in use: delete networks, "
+                "or raise network.user_vlan_last in the configuration."
             )
-        )
-        used = set(tx.execute(taken).scalars())
-        for number in range(first, last + 1):
-            if number not in used:
-                return number
-        raise NoMoreNetworks(
-            f"All VLAN ids from {first} to {last} of {physical_network} are in use: delete networks, "
-            "or raise network.user_vlan_last in the configuration."
-        )
+        return found
+
+    def bridge_name(
+        self, config: Config, physical_network: str, segmentation_id: int | None, hosts: Sequence[HostWires]
+    ) -> str:
+        """`br<id>`; another physical network than the default one adds a mark, as a host may have both."""
+        if physical_network == config.network.physical_network:
+            return f"br{segmentation_id}"
+        return f"br{segmentation_id}-{crc32(physical_network.encode()):08x}"
+
+    def unmet_need(self, physical_network: str, host: HostWires, is_alone: bool) -> str | None:
+        if is_alone or not host.told or physical_network in host.trunks:
+            return None
+        return f"no trunk for {physical_network}"
+
+    def advice(self, physical_network: str) -> str:
+        return f"`kilonova up --trunk {physical_network}=DEVICE` gives a host one"
+
+    def mtu(self, config: Config, hosts: Sequence[HostWires]) -> int:
+        return config.network.mtu

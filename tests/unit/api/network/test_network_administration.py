@@ -29,7 +29,9 @@ async def test_the_pool_is_filled_listed_shown_and_emptied(operator: Caller, mem
     (assigned,) = (await operator.ask("GET", POOL, assigned="true"))["pool_networks"]
     assert (assigned["project_id"], assigned["state"]) == ("p1", "assigned")
     path = f"{POOL}/{assigned['id']}"
-    assert (await operator.ask("GET", path))["pool_network"] == assigned
+    shown = (await operator.ask("GET", path))["pool_network"]
+    assert shown | assigned == shown
+    assert [given["project_id"] for given in shown["projects"]] == ["p1"]
     assert "project p1" in await operator.refused("DELETE", path, status=409, kind="NetworkInUse")
     free = (await operator.ask("GET", POOL, assigned="false"))["pool_networks"]
     await operator.ask("DELETE", f"{POOL}/{free[0]['id']}", status=204)
@@ -50,7 +52,11 @@ async def test_the_pool_is_filled_listed_shown_and_emptied(operator: Caller, mem
         ({"num_networks": 4000}, 400, "4094"),
         ({"vlan_start": 0, "num_networks": 1}, 400, "VLAN"),
         ({"vpn_start": 65000, "num_networks": 1000, "vlan_start": 3000}, 400, "vpn_start"),
-        ({"manager": "flat"}, 400, "not supported yet"),
+        ({"manager": "flat"}, 400, "physical_network"),
+        ({"manager": "vxlan", "physical_network": "physnet1"}, 400, "physical_network"),
+        ({"manager": "vxlan", "vlan_start": 2**24 - 2, "fixed_range": "10.7.0.0/22", "num_networks": 4}, 400, "VNI"),
+        ({"gateway": "10.0.0.1"}, 400, "gateway"),
+        ({"physical_network": "public"}, 400, "reserved"),
         ({"manager": "magic"}, 400, "magic"),
         ({"num_networks": 2**40}, 400, "fixed_range"),
         ({"fixed_range": "10.0.2.0/24", "num_networks": 1, "vlan_start": 500}, 409, "overlaps"),

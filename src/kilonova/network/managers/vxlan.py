@@ -1,0 +1,71 @@
+"""The VXLAN manager: one VXLAN network identifier (VNI) and one bridge per network, over the hosts' tunnels.
+
+It needs no trunk. Who has which address behind which tunnel comes from the store: no multicast, no learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from kilonova.config import Config
+from kilonova.errors import BadRequest, NoMoreNetworks
+from kilonova.network.managers.segments import least_free_id
+from kilonova.network.managers.wires import HostWires
+
+FIRST_ID = 1
+LAST_ID = (1 << 24) - 1
+"""RFC 7348: 24 bits; 0 is not used."""
+
+NO_PHYSICAL_NETWORK = "vxlan"
+"""Stands in the store where other managers name a physical network, so that a VNI is unique."""
+
+_OVERHEAD = 50
+
+
+class VxlanManager:
+    name = "vxlan"
+    network_type = "vxlan"
+    is_shared = False
+    has_dhcp = True
+    id_noun = "VNI"
+
+    def physical_network(self, config: Config, asked: str) -> str:
+        if asked:
+            raise BadRequest(f"physical_network: a VXLAN network is on none, leave {asked} out.")
+        return NO_PHYSICAL_NETWORK
+
+    def check(self, physical_network: str, first: int, last: int) -> None:
+        if first < FIRST_ID or last > LAST_ID:
+            raise BadRequest(
+                f"VNIs (VXLAN network identifiers) go from {FIRST_ID} to {LAST_ID}: {first} to {last} does not fit"
+                if first != last
+                else f"VNIs (VXLAN network identifiers) go from {FIRST_ID} to {LAST_ID}: {first} is none"
+            )
+
+    def free_id(self, tx: Connection, config: Config, physical_network: str) -> int:
+        first, last = config.network.vni_first, min(config.network.vni_last - 1, LAST_ID)
+        found = least_free_id(tx, physical_network, first, last)
+        if found is None:
+            raise NoMoreNetworks(
+                f"All VNIs from {first} to {last} are in use: delete networks, or raise network.vni_last in the "
+                "configuration."
+            )
+        return found
+
+    def bridge_name(
+        self, config: Config, physical_network: str, segmentation_id: int | None, hosts: Sequence[HostWires]
+    ) -> str:
+        return f"bv{segmentation_id}"
+
+    def unmet_need(self, physical_network: str, host: HostWires, is_alone: bool) -> str | None:
+        return None if is_alone or not host.told or host.tunnel_mtu is not None else "no tunnel for VXLAN"
+
+    def advice(self, physical_network: str) -> str:
+        return "`kilonova up --tunnel DEVICE=ADDRESS/LENGTH` gives a host one"
+
+    def mtu(self, config: Config, hosts: Sequence[HostWires]) -> int:
+        """What the narrowest tunnel leaves."""
+        widths = [host.tunnel_mtu for host in hosts if host.tunnel_mtu is not None]
+        return min(widths, default=config.network.mtu - _OVERHEAD)
