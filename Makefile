@@ -14,7 +14,7 @@ PYTEST := $(BIN)/pytest -q
 PURE := $(addprefix kilonova.,auth scheduler network.addresses network.dnsmasq_files network.flows network.fragments \
 	network.group_rules network.layout network.plan network.planner network.rules)
 
-.PHONY: help demo down test check lint format packages venv image lock openapi clean unit host cloud
+.PHONY: help demo down test check lint format packages venv image lock openapi clean unit host lab cloud
 
 help:  ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,8 @@ test: packages venv image lint  ## everything the tests need, then every tier
 	$(PYTEST) -n auto tests/unit $(addprefix --cov=,$(PURE)) --cov-report=term:skip-covered --cov-fail-under=95
 	@echo "== tier host: namespaces, drivers, the data plane"
 	$(SUDO) $(PYTEST) --durations=5 tests/host
+	@echo "== tier lab: hosts with kernels of their own; skipped where User-Mode Linux cannot run"
+	$(SUDO) $(PYTEST) --durations=5 tests/lab
 	@echo "== tier cloud: real clients against running clouds"
 	$(SUDO) $(PYTEST) --durations=5 tests/cloud
 
@@ -51,6 +53,9 @@ unit: venv  ## the tier that needs no root
 
 host: venv image  ## the tier of namespaces, drivers and the data plane
 	$(SUDO) $(PYTEST) tests/host
+
+lab: venv  ## the tier of hosts with kernels of their own: User-Mode Linux, real VLAN devices
+	$(SUDO) $(PYTEST) tests/lab
 
 cloud: venv image  ## the tier of real clients against running clouds
 	$(SUDO) $(PYTEST) tests/cloud

@@ -244,8 +244,10 @@ def _link_changes(
             added.append((name, link))
         elif there != (link if link.mac else replace(link, mac=there.mac)):
             changed.append(LinkChange(name, there, link))
+    # A VLAN device comes up on a trunk that is up.
     order = {"other": 0, "given bridge": 0, "bridge": 0, "vlan": 1, "vxlan": 1}
     added.sort(key=lambda item: order.get(item[1].kind, 2))
+    changed.sort(key=lambda change: order.get(change.after.kind, 2))
     return removed, added, changed
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +112,16 @@ def test_bridges_are_made_before_their_ports() -> None:
     wanted = Layout({"tap1": Link("tap", 1500, master="br1"), "br1": Link("bridge", 1500)})
 
     assert [name for name, _ in difference(Layout(), wanted).added_links] == ["br1", "tap1"]
+
+
+def test_trunk_is_up_before_what_it_carries() -> None:
+    """The kernel refuses to bring a VLAN device up on a trunk that is down."""
+    wanted = {"trunk0.7": Link("vlan", 1500, master="br7"), "br7": Link("bridge", 1500), "trunk0": Link("other", 0)}
+    added = [name for name, _ in difference(Layout(), Layout(links=wanted)).added_links]
+    assert added.index("trunk0") < added.index("trunk0.7")
+    down = {name: replace(link, up=False) for name, link in wanted.items()}
+    changed = [change.name for change in difference(Layout(links=down), Layout(links=wanted)).changed_links]
+    assert changed.index("trunk0") < changed.index("trunk0.7")
 
 
 def test_changed_value_of_a_map_is_removed_and_added_in_one_transaction() -> None:
