@@ -218,7 +218,15 @@ def combination_layout(groups: tuple[str, ...]) -> Layout:
 def service_port_layout(plan: ServicePlan, namespace: str) -> Layout:
     """The end in the switch of the pair that joins a network's services to its bridge."""
     device = f"svc{plan.network_id[:SHORT_ID]}"
-    return _trusted_veth(device, plan.network_id, plan.bridge, plan.mtu, Peer(namespace, SERVICE_DEVICE, plan.mac))
+    port = _trusted_veth(device, plan.network_id, plan.bridge, plan.mtu, Peer(namespace, SERVICE_DEVICE, plan.mac))
+    addresses = [subnet.service_address for subnet in plan.subnets] + [METADATA_ADDRESS]
+    guarded = {
+        ElementKey(
+            rules.INGRESS6 if ":" in each else rules.INGRESS, f"{_quoted(plan.bridge)} . {each}"
+        ): "goto services"
+        for each in addresses
+    }
+    return Layout(links=port.links, elements={**port.elements, **guarded})
 
 
 def service_layout(plan: ServicePlan) -> Layout:

@@ -167,6 +167,13 @@ def switch_rules(*, guarded: bool = False) -> Layout:
             "iifname @underlay accept",
             hook="type filter hook input priority filter; policy drop;",
         ),
+        # What a network's service namespace is for; it listens on nothing else, and needs not be trusted in that.
+        groups("services"): Chain.of(
+            "udp dport { 53, 67 } accept",
+            "tcp dport { 53, 80 } accept",
+            "meta l4proto icmp accept",
+            "drop",
+        ),
         groups("sg_ingress"): Chain.of(
             "oifname . ip saddr @dhcp_srv udp sport 67 udp dport 68 accept",
             "oifname . ip daddr vmap @ingress",

@@ -205,6 +205,9 @@ class World:
 
         await self.store.write(rows)
 
+    async def update_router(self, network: Network, **values: Any) -> None:
+        await self.update(schema.routers, network.router_id, **values)
+
     async def group(self, project: str, rules: Iterable[dict[str, Any]] = (), *, egress: bool = True) -> str:
         group_id = new_id()
 
