@@ -56,7 +56,7 @@ class Dnsmasq:
                 os.kill(process, signal.SIGHUP)
             return done
         if process is not None:
-            _end(process)
+            end(process)
         self._start(directory, files, namespace)
         return [*done, "started dnsmasq"]
 
@@ -80,7 +80,7 @@ class Dnsmasq:
         """End the process and delete its files."""
         process = self._process(network_id)
         if process is not None:
-            _end(process)
+            end(process)
         self._written.pop(network_id, None)
         shutil.rmtree(self._root / network_id, ignore_errors=True)
 
@@ -163,7 +163,7 @@ def end_processes(namespace: str) -> list[int]:
         except OSError:
             continue
         if name == "dnsmasq":
-            _end(process)
+            end(process)
             killed.append(process)
     return killed
 
@@ -191,7 +191,7 @@ def _runs(process: int, config: Path, namespace: str) -> bool:
     return f"--conf-file={config}".encode() in command.split(b"\0") and there == namespaces.identity(namespace)
 
 
-def _end(process: int) -> None:
+def end(process: int) -> None:
     """SIGTERM, later SIGKILL; returns once it is gone."""
     try:
         descriptor = os.pidfd_open(process)
