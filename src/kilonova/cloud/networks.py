@@ -28,6 +28,7 @@ from kilonova.ids import new_id
 from kilonova.network import quota
 from kilonova.network.assignment import release_pool_network
 from kilonova.network.errors import NetworkInUse, NetworkNotFound, VlanIdInUse
+from kilonova.network.ipv6 import LEAST_MTU
 from kilonova.network.managers import NAMES, Segment, able_hosts, manager_named, new_segment
 from kilonova.network.managers.wires import HostWires
 from kilonova.network.ports import DHCP
@@ -267,6 +268,11 @@ def _change(tx: Connection, context: Context, network_id: str, fields: Mapping[s
             raise NetworkInUse(
                 f"Unable to reconfigure sharing settings for network {network_id}: other projects use it."
             )
+    if fields.get("mtu", LEAST_MTU) < LEAST_MTU:
+        sixth = select(subnets.c.id).where(subnets.c.network_id == network_id, subnets.c.ip_version == 6)
+        found = tx.execute(sixth.limit(1)).scalar_one_or_none()
+        if found is not None:
+            raise BadRequest(f"mtu: IPv6 subnet {found} needs {LEAST_MTU} bytes or more, not {fields['mtu']}.")
     if fields.get("router:external") is False and row["external"]:
         users = select(ports.c.id).where(ports.c.network_id == network_id)
         if tx.execute(users.limit(1)).first() is not None:

@@ -23,11 +23,21 @@ from kilonova.cloud.network_lists import (
 from kilonova.cloud.networks import NETWORKS
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Forbidden
+from kilonova.network.addresses import parsed
 from kilonova.network.errors import InvalidIpForSubnet, PortInUse, PortNotFound, SecurityGroupNotFound, ServicePortInUse
 from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import canonical_mac, chosen_mac
-from kilonova.network.ports import SERVICE_OWNERS, FixedIp, give_addresses, make_port, set_groups
-from kilonova.network.texts import is_domain_name, plain_network
+from kilonova.network.ports import (
+    SERVICE_OWNERS,
+    FixedIp,
+    give_addresses,
+    give_automatic_addresses,
+    has_automatic_addresses,
+    make_port,
+    set_groups,
+    subnets_of,
+)
+from kilonova.network.texts import is_domain_name, plain_address, plain_network
 from kilonova.store import addresses as held
 from kilonova.store.ports import clear_floating, release_port
 from kilonova.store.schema import (
@@ -39,6 +49,7 @@ from kilonova.store.schema import (
     ports,
     routers,
     security_groups,
+    subnets,
 )
 
 _PLAIN = {
@@ -56,6 +67,7 @@ _PLAIN = {
 _DESCRIBING = {"name", "description", "admin_state_up"}
 """What a project may change of the cloud's own ports in its networks."""
 
+_MODES = ("ipv6_address_mode", "ipv6_ra_mode")
 _MOST_FIXED_IPS = 5
 _MOST_PAIRS = 10
 
@@ -110,14 +122,21 @@ def _with_fixed_ips(values: Sequence[str]) -> ColumnElement[bool]:
     for value in values:
         kind, separator, text = value.partition("=")
         if kind in {"ip_address", "subnet_id"} and separator:
-            column = addresses.c.address if kind == "ip_address" else addresses.c.subnet_id
-            by_kind[kind].append(column == text)
+            by_kind[kind].append(addresses.c.subnet_id == text if kind == "subnet_id" else _is_address(text))
         elif kind == "ip_address_substr" and separator:
             by_kind[kind].append(addresses.c.address.contains(text, autoescape=True))
         else:
             raise BadRequest(f"fixed_ips: '{value}' is not ip_address=, subnet_id= or ip_address_substr= with a value.")
     clauses = (or_(*alternatives) for alternatives in by_kind.values())
     return ports.c.id.in_(select(addresses.c.port_id).where(addresses.c.port_id.is_not(None), *clauses))
+
+
+def _is_address(text: str) -> ColumnElement[bool]:
+    """In whatever form it is written; what is no address matches nothing."""
+    try:
+        return addresses.c.address == str(plain_address(text))
+    except ValueError:
+        return addresses.c.address == text
 
 
 def _in_groups(values: Sequence[str]) -> ColumnElement[bool]:
@@ -248,7 +267,10 @@ def _refuse_foreign_device(tx: Connection, context: Context, owner: str, fields:
 
 
 def _wanted(items: Sequence[Mapping[str, Any]]) -> list[FixedIp]:
-    wanted = [FixedIp(item.get("subnet_id"), item.get("ip_address")) for item in items]
+    wanted = [
+        FixedIp(item.get("subnet_id"), None if item.get("ip_address") is None else str(parsed(item["ip_address"])))
+        for item in items
+    ]
     named = [item.address for item in wanted if item.address is not None]
     if len(set(named)) != len(named):
         raise InvalidIpForSubnet("fixed_ips: an address is there twice.")
@@ -313,19 +335,34 @@ def _change(tx: Connection, context: Context, port_id: str, fields: Mapping[str,
     if "allowed_address_pairs" in fields or not secured:
         values["allowed_address_pairs"] = _pairs(pairs, mac, secured)
     if "fixed_ips" in fields and fields["fixed_ips"] is not None:
-        _change_addresses(tx, row, _wanted(fields["fixed_ips"]))
+        _change_addresses(tx, row, mac, _wanted(fields["fixed_ips"]))
+    elif mac != row["mac"]:
+        _change_addresses(tx, row, mac, None)
     _change_groups(tx, context, row, fields, secured)
     tx.execute(update(ports).where(ports.c.id == port_id).values(**values, revision=ports.c.revision + 1))
     after = show(tx, PORTS, context, port_id)
     return after, hosts | _hosts(tx, after)
 
 
-def _change_addresses(tx: Connection, port: RowMapping, wanted: list[FixedIp]) -> None:
-    """Release what is no longer wanted, allocate what is new, keep the rest. A floating IP keeps its fixed address."""
+def _change_addresses(tx: Connection, port: RowMapping, mac: str, wanted: list[FixedIp] | None) -> None:
+    """Release what is no longer wanted, allocate what is new, keep the rest. A floating IP keeps its fixed address.
+
+    None wanted: what it has. Automatic addresses stay whatever is wanted, unless the MAC that makes them is another.
+    """
     if port["device_owner"] in SERVICE_OWNERS:
+        if wanted is None:
+            return
         raise ServicePortInUse(f"Port {port['id']} is the cloud's own ({port['device_owner']}): its addresses stay.")
-    query = select(addresses.c.subnet_id, addresses.c.address).where(addresses.c.port_id == port["id"])
-    old = {row.address: row.subnet_id for row in tx.execute(query)}
+    query = (
+        select(addresses.c.address, addresses.c.subnet_id, *(subnets.c[name] for name in _MODES))
+        .join(subnets, subnets.c.id == addresses.c.subnet_id)
+        .where(addresses.c.port_id == port["id"])
+    )
+    rows = tx.execute(query).mappings().all()
+    old = {row["address"]: row["subnet_id"] for row in rows}
+    automatic = {row["address"] for row in rows if has_automatic_addresses(row)}
+    if wanted is None:
+        wanted = [FixedIp(subnet_id, address) for address, subnet_id in old.items() if address not in automatic]
     kept = {item.address for item in wanted if item.address in old}
     new = [item for item in wanted if item.address not in old]
     for item in [item for item in new if item.address is None and item.subnet_id is not None]:
@@ -334,6 +371,7 @@ def _change_addresses(tx: Connection, port: RowMapping, wanted: list[FixedIp]) -
         if spare is not None:
             kept.add(spare)
             new.remove(item)
+    kept = kept - automatic if mac != port["mac"] else kept | automatic
     gone = old.keys() - kept
     translated = select(floating_ips.c.address, floating_ips.c.fixed_address).where(
         floating_ips.c.fixed_port_id == port["id"], floating_ips.c.fixed_address.in_(sorted(gone))
@@ -342,7 +380,10 @@ def _change_addresses(tx: Connection, port: RowMapping, wanted: list[FixedIp]) -
         clear_floating(tx, port["id"], address=row.fixed_address)
     if gone:
         held.release(tx, port["id"], mac=port["mac"], host=port["host"], only=gone)
-    give_addresses(tx, port["id"], port["network_id"], new)
+    give_addresses(tx, port["id"], port["network_id"], new, mac=mac, automatic=False)
+    if wanted or gone & automatic:
+        held_in = {old[address] for address in kept & automatic}
+        give_automatic_addresses(tx, port["id"], subnets_of(tx, port["network_id"]), mac=mac, held_in=held_in)
 
 
 def _change_groups(

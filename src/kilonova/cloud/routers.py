@@ -31,6 +31,7 @@ from kilonova.network.errors import (
     PortInUse,
     RouterExternalGatewayInUseByFloatingIp,
     RouterInterfaceInUseByFloatingIP,
+    RouterInterfaceInUseByRoute,
     RouterInterfaceNotFound,
     RouterInterfaceNotFoundForSubnet,
     RouterInUse,
@@ -150,6 +151,7 @@ def _set_gateway(tx: Connection, context: Context, router: RowMapping, info: Map
     network_id = (info or {}).get("network_id")
     if not info or network_id is None:
         _refuse_floating(tx, router, None)
+        _refuse_routed(tx, router, _outer_subnets(tx, router["id"]))
         clear_gateway(tx, router["id"])
         return
     network = tx.execute(select(networks).where(networks.c.id == network_id)).mappings().one_or_none()
@@ -195,6 +197,15 @@ def _refuse_floating(tx: Connection, router: RowMapping, network_id: str | None)
             f"Gateway cannot be updated for router {router['id']}, since a gateway to external network "
             f"{router['external_network_id']} is required by one or more floating IPs: {used}."
         )
+
+
+def _outer_subnets(tx: Connection, router_id: str) -> Sequence[str]:
+    query = (
+        select(addresses.c.subnet_id)
+        .join(ports, ports.c.id == addresses.c.port_id)
+        .where(ports.c.device_id == router_id, ports.c.device_owner == ROUTER_GATEWAY)
+    )
+    return tx.execute(query).scalars().all()
 
 
 def _inner_cidrs(router_id: str) -> Any:
@@ -270,6 +281,11 @@ def _connect(tx: Connection, context: Context, router_id: str, fields: Mapping[s
             raise Forbidden(f"Subnet {subnet_id} is of a network of another project: use a port of your own on it.")
         if subnet["gateway_ip"] is None:
             raise BadRequest(f"Bad router request: Subnet for router interface must have a gateway IP: {subnet_id}.")
+        if ip_address(subnet["gateway_ip"]) not in ip_network(subnet["cidr"]):
+            raise BadRequest(
+                f"Bad router request: the gateway {subnet['gateway_ip']} of subnet {subnet_id} is a router of its own: "
+                "connect by a port."
+            )
         _refuse_overlap(tx, router_id, [subnet])
         router = _placed(tx, router, subnet["network_id"])
         port_id = add_interface(tx, router, subnet, subnet["gateway_ip"]).id
@@ -374,10 +390,24 @@ def _disconnect(
             f"Router interface for subnet {ids[0]} on router {router_id} cannot be deleted, as it is required by "
             f"one or more floating IPs: {used}."
         )
+    _refuse_routed(tx, router, ids)
     gone, network_id = found[0].id, found[0].network_id
     hosts = _hosts(tx, router, network_id)
     release_port(tx, gone)
     return _interface(router, gone, network_id, ids), hosts
+
+
+def _refuse_routed(tx: Connection, router: RowMapping, subnet_ids: Sequence[str]) -> None:
+    """An interface stays as long as a static route leads through it."""
+    near = [
+        ip_network(cidr) for cidr in tx.execute(select(subnets.c.cidr).where(subnets.c.id.in_(subnet_ids))).scalars()
+    ]
+    for route in router["routes"] or ():
+        if any(ip_address(route["nexthop"]) in network for network in near):
+            raise RouterInterfaceInUseByRoute(
+                f"Router interface for subnet {subnet_ids[0]} on router {router['id']} cannot be deleted, as it is "
+                f"required by the route to {route['destination']} via {route['nexthop']}."
+            )
 
 
 def _hosts(tx: Connection, router: RowMapping, network_id: str) -> set[str]:

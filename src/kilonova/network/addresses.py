@@ -46,7 +46,7 @@ def allocate_specific(
     Raises `AlreadyExists` when a port has it or a holder has not yet forgotten it, `BadRequest` when it is not of the
     subnet or reserved.
     """
-    address = _parsed(wanted)
+    address = parsed(wanted)
     network = ip_network(subnet["cidr"])
     if address.version != network.version or address not in network:
         raise InvalidIpForSubnet(
@@ -97,7 +97,8 @@ def default_ranges(network: Network, gateway: Address | None) -> list[tuple[int,
     if gateway is None or gateway not in network:
         return [(first, last)] if first <= last else []
     middle = int(gateway) - int(network.network_address)
-    return [(a, b) for a, b in ((first, middle - 1), (middle + 1, last)) if a <= b and a >= first and b <= last]
+    parts = ((first, min(middle - 1, last)), (max(middle + 1, first), last))
+    return [(a, b) for a, b in parts if a <= b]
 
 
 def usable(network: Network) -> tuple[int, int]:
@@ -202,7 +203,8 @@ def _is_held(tx: Connection, subnet_id: str, address: str) -> bool:
     return statements.rows(tx, addresses, subnet_id=subnet_id, address=address).first() is not None
 
 
-def _parsed(text: str) -> Address:
+def parsed(text: str) -> Address:
+    """An address that a client named. Raises `BadRequest`."""
     try:
         return plain_address(text)
     except ValueError:

@@ -1,19 +1,24 @@
-"""What a network's dnsmasq reads: its configuration and one file per port. Pure.
+"""What a network's dnsmasq reads: its configuration, and for each port what DHCP and what DNS says of it. Pure.
 
 The digest of the configuration is part of its file's name, so a running process tells by its command line which
-configuration it has.
+configuration it has. The rest it reads again while it runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
-from kilonova.network.plan import METADATA_ADDRESS, ServicePlan, ServiceSubnet
+from kilonova.network.plan import METADATA_ADDRESS, HostEntry, ServicePlan, ServiceSubnet
 
 LEASE_TIME_S = 86400
+HOSTS, NAMES = "hosts", "names"
+"""Directories that dnsmasq watches: what DHCP hands out, and what DNS answers."""
+_V6 = "dhcpv6"
+"""The tag that dnsmasq itself gives to requests of DHCPv6."""
 
 
 @dataclass(frozen=True)
@@ -22,28 +27,70 @@ class DnsmasqFiles:
     config: str
     hosts: dict[str, str]
     """File name in the hosts directory -> its line."""
+    names: dict[str, str] = field(default_factory=dict)
+    """File name in the names directory -> its lines."""
+
+    def watched(self) -> dict[str, str]:
+        """Path below the network's directory -> text, of what changes with the ports."""
+        files = {f"{HOSTS}/{name}": text for name, text in self.hosts.items()}
+        return files | {f"{NAMES}/{name}": text for name, text in self.names.items()}
 
 
 def dnsmasq_files(plan: ServicePlan, directory: Path, device: str, user: str) -> DnsmasqFiles:
     """For a dnsmasq that keeps everything in `directory` and serves `device`."""
     config = "\n".join(_config_lines(plan, directory, device, user)) + "\n"
     digest = hashlib.sha256(config.encode()).hexdigest()[:16]
-    hosts: dict[str, str] = {}
+    of_port: dict[str, list[HostEntry]] = defaultdict(list)
     for entry in plan.entries:
-        hosts[f"{entry.port_id}-{entry.address}"] = f"{entry.mac},{entry.address},{entry.hostname}\n"
-    return DnsmasqFiles(f"dnsmasq-{digest}.conf", config, hosts)
+        of_port[entry.port_id].append(entry)
+    hosts: dict[str, str] = {}
+    names: dict[str, str] = {}
+    serves6 = any(subnet.dhcp and ":" in subnet.cidr for subnet in plan.subnets)
+    for port_id, entries in of_port.items():
+        hosts |= _host_files(port_id, entries, serves6=serves6)
+        names[port_id] = "".join(f"{entry.address} {_full_names(entry, plan.domain)}\n" for entry in entries)
+    return DnsmasqFiles(f"dnsmasq-{digest}.conf", config, hosts, names)
+
+
+def _host_files(port_id: str, entries: list[HostEntry], *, serves6: bool) -> dict[str, str]:
+    """A file per IPv4 address, the first one with those of IPv6.
+
+    dnsmasq takes the first line with the MAC, whether or not it has an address of the version that is asked for, and
+    fills in what is missing by the name. So lines without one say that they are not for DHCPv6, where that is served.
+    """
+    fourth = [entry for entry in entries if entry.dhcp and ":" not in entry.address]
+    sixth = [entry for entry in entries if entry.dhcp and ":" in entry.address]
+    files: dict[str, str] = {}
+    bracketed = [f"[{entry.address}]" for entry in sixth]
+    for entry in fourth:
+        words = [entry.mac, *([f"tag:!{_V6}"] if serves6 and not bracketed else []), entry.address, *bracketed]
+        files[f"{port_id}-{entry.address}"] = ",".join((*words, entry.hostname)) + "\n"
+        bracketed = []
+    if bracketed:
+        files[f"{port_id}-{_V6}"] = ",".join((sixth[0].mac, *bracketed, sixth[0].hostname)) + "\n"
+    return files
+
+
+def _full_names(entry: HostEntry, domain: str) -> str:
+    """Each name with the network's domain, the first one is the address's in the reverse; then the short ones."""
+    names = entry.names or (entry.hostname,)
+    full = [name if name == domain or name.endswith(f".{domain}") else f"{name}.{domain}" for name in names]
+    return " ".join(dict.fromkeys((*full, *(name for name in names if "." not in name))))
 
 
 def _config_lines(plan: ServicePlan, directory: Path, device: str, user: str) -> list[str]:
     size = sum(ip_network(subnet.cidr).num_addresses for subnet in plan.subnets)
     lines = [
+        # It binds to the addresses that are there when it starts: another one needs another process.
+        f"# answers at {', '.join(subnet.service_address for subnet in plan.subnets)}",
         f"interface={device}",
         "bind-interfaces",
         "except-interface=lo",
         f"user={user}",
         f"pid-file={directory / 'pid'}",
         f"dhcp-leasefile={directory / 'leases'}",
-        f"dhcp-hostsdir={directory / 'hosts'}",
+        f"dhcp-hostsdir={directory / HOSTS}",
+        f"hostsdir={directory / NAMES}",
         f"dhcp-lease-max={min(size, 1 << 17)}",
         "dhcp-authoritative",
         "dhcp-rapid-commit",
@@ -62,8 +109,14 @@ def _config_lines(plan: ServicePlan, directory: Path, device: str, user: str) ->
     ]
     lines += [f"server={address}" for address in plan.forwarders]
     for number, subnet in enumerate(plan.subnets):
-        if subnet.dhcp:
+        if subnet.dhcp and ":" in subnet.cidr:
+            lines += _subnet6_lines(f"subnet{number}", subnet, plan.domain)
+        elif subnet.dhcp:
             lines += _subnet_lines(f"subnet{number}", subnet, plan.mtu)
+    sixth = [subnet for subnet in plan.subnets if subnet.dhcp and ":" in subnet.cidr]
+    if len(sixth) > 1:
+        # Who asks for options only does not say in which of the subnets it is.
+        lines += [f"dhcp-option=option6:{option}" for option in _options6(sixth[0], plan.domain)]
     return lines
 
 
@@ -84,3 +137,17 @@ def _subnet_lines(tag: str, subnet: ServiceSubnet, mtu: int) -> list[str]:
         f"{option}:mtu,{mtu}",
         f"{option}:classless-static-route,{','.join(routes)}",
     ]
+
+
+def _subnet6_lines(tag: str, subnet: ServiceSubnet, domain: str) -> list[str]:
+    """Routes, gateway and MTU are what routers announce; here are addresses, for hosts that have a line, and DNS."""
+    network = ip_network(subnet.cidr)
+    return [
+        f"dhcp-range=set:{tag},{network.network_address},static,{network.prefixlen},{LEASE_TIME_S}",
+        *(f"dhcp-option=tag:{tag},option6:{option}" for option in _options6(subnet, domain)),
+    ]
+
+
+def _options6(subnet: ServiceSubnet, domain: str) -> list[str]:
+    servers = [server for server in subnet.dns if ":" in server] or [subnet.service_address]
+    return [f"dns-server,{','.join(f'[{server}]' for server in servers)}", f"domain-search,{domain}"]

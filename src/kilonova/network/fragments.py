@@ -14,7 +14,8 @@ from ipaddress import IPv6Address, ip_address, ip_interface
 
 from kilonova.network import rules
 from kilonova.network.group_rules import chain_name, combination_name, members_name
-from kilonova.network.layout import Chain, ElementKey, Kind, Layout, Link, Peer, Proxy, Route, SetKey
+from kilonova.network.ipv6 import link_local
+from kilonova.network.layout import Chain, ElementKey, Kind, Layout, Link, Peer, Route, SetKey
 from kilonova.network.plan import (
     METADATA_ADDRESS,
     SHORT_ID,
@@ -30,7 +31,6 @@ from kilonova.network.plan import (
     guest_end_name,
 )
 from kilonova.network.tunnels import TunnelPlan
-from kilonova.network.vpn_plan import VpnPlan
 
 SERVICE_DEVICE = "svc0"
 OUTSIDE_END = "eth0"
@@ -82,10 +82,6 @@ def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
         owner, namespace = service.network_id, names.service(service.network_id)
         found[f"service {owner}"] = Fragment(owner, namespace, service_layout(service))
         found[f"service port {owner}"] = Fragment(owner, names.switch, service_port_layout(service, namespace))
-    for vpn in plan.vpns.values():
-        # The device is the router's: what fails in the namespace fails the router.
-        found[f"vpn {vpn.vpn_id}"] = Fragment(vpn.router_id, names.router(vpn.router_id), vpn_layout(vpn))
-        found[f"vpn filters {vpn.vpn_id}"] = Fragment(vpn.vpn_id, names.switch, vpn_filters_layout(vpn))
     for router in plan.routers.values():
         owner, namespace = router.router_id, names.router(router.router_id)
         found[f"router {owner}"] = Fragment(owner, namespace, router_layout(router))
@@ -102,7 +98,7 @@ def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
 
 def combinations(plan: HostPlan) -> set[tuple[str, ...]]:
     """Every combination of groups that guards some address."""
-    return {item.groups for _, item in plan.filtered_addresses()}
+    return {item.groups for port in plan.ports.values() for item in port.filters}
 
 
 @lru_cache(maxsize=2)
@@ -224,7 +220,7 @@ def service_port_layout(plan: ServicePlan, namespace: str) -> Layout:
     """The end in the switch of the pair that joins a network's services to its bridge."""
     device = f"svc{plan.network_id[:SHORT_ID]}"
     port = _trusted_veth(device, plan.network_id, plan.bridge, plan.mtu, Peer(namespace, SERVICE_DEVICE, plan.mac))
-    addresses = [subnet.service_address for subnet in plan.subnets] + [METADATA_ADDRESS]
+    addresses = [*(subnet.service_address for subnet in plan.subnets), METADATA_ADDRESS, link_local(plan.mac)]
     guarded = {
         ElementKey(
             rules.INGRESS6 if ":" in each else rules.INGRESS, f"{_quoted(plan.bridge)} . {each}"
@@ -237,18 +233,17 @@ def service_port_layout(plan: ServicePlan, namespace: str) -> Layout:
 def service_layout(plan: ServicePlan) -> Layout:
     addresses = {f"{subnet.service_address}/{subnet.cidr.rpartition('/')[2]}" for subnet in plan.subnets}
     addresses.add(f"{METADATA_ADDRESS}/32")
-    gateway = next((subnet.gateway for subnet in plan.subnets if subnet.gateway), None)
-    routes = {Route("0.0.0.0/0", gateway, SERVICE_DEVICE)} if gateway else set()
+    routes: dict[str, Route] = {}
+    for subnet in plan.subnets:
+        if subnet.gateway:
+            destination = _default_route(subnet.gateway)
+            routes.setdefault(destination, Route(destination, subnet.gateway, SERVICE_DEVICE))
     link = Link("veth", plan.mtu, owner=plan.network_id, mac=plan.mac, addresses=frozenset(addresses))
-    return Layout(links={SERVICE_DEVICE: link}, routes=frozenset(routes))
+    return Layout(links={SERVICE_DEVICE: link}, routes=frozenset(routes.values()))
 
 
 def inside_device(interface: InterfacePlan) -> str:
-    return _inside_name(interface.port_id)
-
-
-def _inside_name(port_id: str) -> str:
-    return f"int{port_id[:SHORT_ID]}"
+    return f"int{interface.port_id[:SHORT_ID]}"
 
 
 def router_ports_layout(plan: RouterPlan, namespace: str) -> Layout:
@@ -283,7 +278,7 @@ def router_layout(plan: RouterPlan) -> Layout:
         floating = tuple(f"{address}/32" for address, _ in plan.floating)
         links[rules.PUBLIC_DEVICE] = _leg(plan, plan.external, floating)
         for gateway in plan.gateways:
-            routes.add(Route("::/0" if ":" in gateway else "0.0.0.0/0", gateway, rules.PUBLIC_DEVICE))
+            routes.add(Route(_default_route(gateway), gateway, rules.PUBLIC_DEVICE))
         own = next((item.partition("/")[0] for item in plan.external.addresses if ":" not in item), None)
         if own:
             hairpin_nat = (f"snat to {own}",)
@@ -295,44 +290,12 @@ def router_layout(plan: RouterPlan) -> Layout:
         if device:
             routes.add(Route(destination, next_hop, device))
     elements: dict[ElementKey, str] = {ElementKey(rules.INSIDE, cidr): "" for cidr in plan.inside}
+    elements |= {ElementKey(rules.INSIDE6, cidr): "" for cidr in plan.inside6}
     for public, fixed in plan.floating:
         elements[ElementKey(rules.FLOATING, public)] = fixed
         elements[ElementKey(rules.FIXED, fixed)] = public
     base = _router_rules()
     return Layout(links, frozenset(routes), base.sets, {**base.chains, **chains}, elements)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def vpn_layout(plan: VpnPlan) -> Layout:
-    """In the router's namespace. The device itself is made by WireGuard; it is found by its owner's mark."""
-    device = _quoted(plan.device)
-    elements = {
-        ElementKey(rules.VPN_PORTS, str(plan.port)): "",
-        ElementKey(rules.VPN_DEVICES, device): "",
-        **{ElementKey(rules.VPN_INSIDE, f"{cidr}"): "" for cidr in plan.inside},
-        **{ElementKey(rules.VPN_CLIENTS, f"{device} . {client.address}"): "" for client in plan.clients},
-    }
-    return Layout(
-        links={plan.device: Link("wireguard", plan.mtu, owner=plan.vpn_id)},
-        routes=frozenset(Route(f"{client.address}/32", "", plan.device) for client in plan.clients),
-        proxies=frozenset(Proxy(_inside_name(client.beside), client.address) for client in plan.clients),
-        elements=elements,
-    )
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def vpn_filters_layout(plan: VpnPlan) -> Layout:
-    """In the switch: clients' packets come and go through the router's leg, and their groups are asked there."""
-    elements: dict[ElementKey, str] = {}
-    for client in plan.clients:
-        if client.groups is None:
-            continue
-        name = combination_name(client.groups)
-        for bridge in client.bridges:
-            key = f"{_quoted(bridge)} . {client.address}"
-            elements[ElementKey(rules.EGRESS, key)] = f"goto {name}_out"
-            elements[ElementKey(rules.INGRESS, key)] = f"goto {name}_in"
-    return Layout(elements=elements)
 
 
 def uplink_layout(plan: Uplink) -> Layout:
@@ -375,6 +338,10 @@ def _device_towards(plan: RouterPlan, next_hop: str) -> str:
     ):
         return rules.PUBLIC_DEVICE
     return ""
+
+
+def _default_route(gateway: str) -> str:
+    return "::/0" if ":" in gateway else "0.0.0.0/0"
 
 
 def _quoted(name: str) -> str:

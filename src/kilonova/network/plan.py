@@ -6,16 +6,13 @@ A plan speaks the field's words (bridges, ports, groups, routers, services); how
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from kilonova.network.layout import VlanTag
 from kilonova.network.rows import ReleasedRow
 from kilonova.network.tunnels import TunnelPlan
-from kilonova.network.vpn_plan import VpnPlan
 
 METADATA_ADDRESS = "169.254.169.254"
 DEFAULT_DOMAIN = "kilonova.internal"
@@ -101,6 +98,10 @@ class HostEntry:
     address: str
     hostname: str
     instance_id: str = ""
+    names: tuple[str, ...] = ()
+    """What DNS says of the address, without the network's domain; the first one is what its reverse says."""
+    dhcp: bool = True
+    """Does the DHCP server hand it out?"""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class ServiceSubnet:
     dns: tuple[str, ...]
     routes: tuple[StaticRoute, ...]
     dhcp: bool
+    """Does the DHCP server answer for it?"""
+    stateful: bool = True
+    """Does it hand out addresses; if not, only options."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,25 @@ class ServicePlan:
     entries: tuple[HostEntry, ...] = ()
 
 
+class Prefix(NamedTuple):
+    cidr: str
+    automatic: bool
+    """Do guests make addresses of it?"""
+
+
+@dataclass(frozen=True)
+class Advertisement:
+    """What a router announces on a leg (RFC 4861, RFC 8106)."""
+
+    prefixes: tuple[Prefix, ...]
+    managed: bool
+    """Guests shall ask DHCPv6 for addresses."""
+    other: bool
+    """Guests shall ask DHCPv6 for everything else."""
+    dns: tuple[str, ...]
+    domain: str
+
+
 @dataclass(frozen=True)
 class InterfacePlan:
     """A router's leg on a bridge. `addresses` with prefix length."""
@@ -138,6 +161,7 @@ class InterfacePlan:
     mac: str
     mtu: int
     addresses: tuple[str, ...]
+    advertisement: Advertisement | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,7 @@ class RouterPlan:
     floating: tuple[tuple[str, str], ...] = ()
     """(floating address, fixed address)"""
     inside: tuple[str, ...] = ()
+    inside6: tuple[str, ...] = ()
     snat: bool = True
     routes: tuple[StaticRoute, ...] = ()
 
@@ -178,7 +203,6 @@ class HostPlan:
     groups: Mapping[str, GroupPlan] = field(default_factory=dict)
     services: Mapping[str, ServicePlan] = field(default_factory=dict)
     routers: Mapping[str, RouterPlan] = field(default_factory=dict)
-    vpns: Mapping[str, VpnPlan] = field(default_factory=dict)
     uplinks: tuple[Uplink, ...] = ()
     tunnels: Mapping[str, TunnelPlan] = field(default_factory=dict)
     outside: OutsidePlan | None = None
@@ -188,17 +212,6 @@ class HostPlan:
     """What the rows ask for and this host does not do."""
     guarded: bool = False
     """Other hosts may take over: routers and services are silent when this host's lease has run out."""
-
-    def filtered_addresses(self) -> Iterator[tuple[str, Filter]]:
-        """(bridge, address with its groups) of ports, and of the VPN clients that routers here stand for."""
-        for port in self.ports.values():
-            for item in port.filters:
-                yield port.bridge, item
-        for vpn in self.vpns.values():
-            for client in vpn.clients:
-                if client.groups is not None:
-                    for bridge in client.bridges:
-                        yield bridge, Filter(client.address, client.groups)
 
     def bridge_of(self, network_id: str) -> BridgePlan | None:
         return next((bridge for bridge in self.bridges.values() if bridge.network_id == network_id), None)
@@ -212,11 +225,3 @@ def tap_name(port_id: str) -> str:
 def guest_end_name(port_id: str) -> str:
     """The other end of a `veth` port's device, before a guest takes it."""
     return f"gst{port_id[:SHORT_ID]}"
-
-
-@lru_cache(maxsize=16384)
-def link_local(mac: str) -> str:
-    """The IPv6 link-local address that a guest makes of its MAC (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    tail = bytes([octets[0] ^ 2, octets[1], octets[2], 0xFF, 0xFE, octets[3], octets[4], octets[5]])
-    return str(IPv6Address(b"\xfe\x80" + bytes(6) + tail))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Network, collapse_addresses, ip_interface, ip_network
+from collections.abc import Callable, Collection, Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface, ip_network
 from typing import TypeVar
 
 from kilonova.config import Config
 from kilonova.network.group_rules import GroupRule, compile_rules
+from kilonova.network.ipv6 import LEAST_DHCP_PREFIX, STATEFUL, STATELESS, gives_addresses, is_automatic, link_local
 from kilonova.network.layout import VlanTag
 from kilonova.network.plan import (
     DEFAULT_DOMAIN,
     LARGEST_PAIR,
     AddressPair,
+    Advertisement,
     BridgePlan,
     Filter,
     GroupPlan,
@@ -24,19 +26,18 @@ from kilonova.network.plan import (
     Member,
     OutsidePlan,
     PortPlan,
+    Prefix,
     RouterPlan,
     ServicePlan,
     ServiceSubnet,
     StaticRoute,
     Uplink,
-    link_local,
     tap_name,
 )
 from kilonova.network.rows import (
     GATEWAY_OWNER,
     INTERFACE_OWNER,
     SERVICE_OWNER,
-    AddressRow,
     HostRows,
     NetworkRow,
     PortRow,
@@ -45,7 +46,6 @@ from kilonova.network.rows import (
 )
 from kilonova.network.texts import is_domain_name
 from kilonova.network.tunnels import too_small, tunnels
-from kilonova.network.vpn_planner import plan_vpns
 
 T = TypeVar("T")
 FLAT = ("flat", "flat-dhcp")
@@ -78,14 +78,12 @@ class _Planner:
     def plan(self) -> HostPlan:
         services = {service.network_id: service for service in self._services()}
         bridges = {bridge.name: bridge for bridge in self._bridges()}
-        routers = {router.id: self._router(router) for router in self.rows.routers if router.admin_state_up}
         return HostPlan(
             bridges=bridges,
             ports={port.port_id: port for port in self._ports()},
             groups={group.group_id: group for group in self._groups()},
             services=services,
-            routers=routers,
-            vpns={vpn.vpn_id: vpn for vpn in plan_vpns(self.rows, routers, self.groups_of)},
+            routers={router.id: self._router(router) for router in self.rows.routers if router.admin_state_up},
             uplinks=tuple(self._uplinks()),
             tunnels={tunnel.network_id: tunnel for tunnel in tunnels(self.rows, self.host)},
             outside=self._outside(),
@@ -235,33 +233,41 @@ class _Planner:
             if network.host != self.host.name or network.external:
                 continue
             subnets = tuple(
-                self._service_subnet(subnet)
-                for subnet in self.subnets_of[network.id]
-                if subnet.service_address and ":" not in subnet.service_address
+                self._service_subnet(subnet) for subnet in self.subnets_of[network.id] if subnet.service_address
             )
             if not subnets:
                 continue
             ports = ports_of_network[network.id]
-            served = {subnet.subnet_id for subnet in subnets}
+            handed_out = {subnet.subnet_id for subnet in subnets if subnet.dhcp and subnet.stateful}
+            guests = [port for port in ports if not port.device_owner.startswith("network:")]
             yield ServicePlan(
                 network_id=network.id,
                 bridge=self.bridge_name(network),
-                mac=next((port.mac for port in ports if port.device_owner == SERVICE_OWNER), "")
-                or _derived_mac(network.id),
+                mac=self._service_mac(ports, subnets[0]) or _derived_mac(network.id),
                 mtu=network.mtu,
-                domain=_domain_name(network.dns_domain) or DEFAULT_DOMAIN,
+                domain=_domain(network),
                 subnets=subnets,
                 forwarders=self.forwarders,
-                entries=tuple(
-                    self._entry(port, address)
-                    for port in ports
-                    if not port.device_owner.startswith("network:")
-                    for address in self.addresses_of[port.id]
-                    if address.subnet_id in served
-                ),
+                entries=tuple(entry for port in guests for entry in self._entries(port, handed_out)),
             )
 
+    def _service_mac(self, ports: Iterable[PortRow], first: ServiceSubnet) -> str:
+        """Of the port with the oldest subnet's address: guests know it, whatever subnets come later."""
+        services = [port for port in ports if port.device_owner == SERVICE_OWNER]
+        for port in services:
+            if any(address.subnet_id == first.subnet_id for address in self.addresses_of[port.id]):
+                return port.mac
+        return services[0].mac if services else ""
+
     def _service_subnet(self, subnet: SubnetRow) -> ServiceSubnet:
+        modes = (subnet.ipv6_address_mode, subnet.ipv6_ra_mode)
+        network = ip_network(subnet.cidr)
+        if network.version == 4:
+            dhcp, stateful = subnet.enable_dhcp, True
+        else:
+            stateful = gives_addresses(*modes)
+            answers = stateful or subnet.ipv6_address_mode == STATELESS
+            dhcp = subnet.enable_dhcp and answers and network.prefixlen >= LEAST_DHCP_PREFIX
         return ServiceSubnet(
             subnet_id=subnet.id,
             cidr=subnet.cidr,
@@ -269,13 +275,21 @@ class _Planner:
             gateway=subnet.gateway_ip,
             dns=tuple(subnet.dns_nameservers or ()),
             routes=tuple(StaticRoute(route["destination"], route["nexthop"]) for route in subnet.host_routes or ()),
-            dhcp=subnet.enable_dhcp,
+            dhcp=dhcp,
+            stateful=stateful,
         )
 
-    @staticmethod
-    def _entry(port: PortRow, address: AddressRow) -> HostEntry:
-        name = _domain_name(port.hostname) or _domain_name(port.dns_name) or f"host-{address.address.replace('.', '-')}"
-        return HostEntry(port.id, port.mac, address.address, name, port.device_id)
+    def _entries(self, port: PortRow, handed_out: Collection[str]) -> Iterable[HostEntry]:
+        """A port's addresses under its names; an IPv6 address without one goes by that of the IPv4 address."""
+        addresses = self.addresses_of[port.id]
+        chosen, hostname = _domain_name(port.dns_name), _domain_name(port.hostname)
+        fourth = next((address.address for address in addresses if ":" not in address.address), None)
+        for address in addresses:
+            unnamed = fourth if fourth and ":" in address.address else address.address
+            name = hostname or chosen or "host-" + unnamed.replace(".", "-").replace(":", "-")
+            names = tuple(dict.fromkeys((chosen or name, name)))
+            dhcp = address.subnet_id in handed_out
+            yield HostEntry(port.id, port.mac, address.address, name, port.device_id, names, dhcp)
 
     # -------------------------------------------------------------------------------------------- routers
     def _router(self, router: RouterRow) -> RouterPlan:
@@ -288,12 +302,18 @@ class _Planner:
             for address in interface.addresses
             if ":" not in address
         ]
-        gateways: list[str] = []
+        inside6 = [
+            IPv6Network(address, strict=False)
+            for interface in interfaces
+            for address in interface.addresses
+            if ":" in address
+        ]
+        gateways: dict[int, str] = {}
         if gateway is not None:
             for address in self.addresses_of[gateway.id]:
-                next_hop = self.subnets[address.subnet_id].gateway_ip
-                if next_hop and next_hop not in gateways:
-                    gateways.append(next_hop)
+                subnet = self.subnets[address.subnet_id]
+                if subnet.gateway_ip:
+                    gateways.setdefault(ip_network(subnet.cidr).version, subnet.gateway_ip)
         floating = sorted(
             (row.address, row.fixed_address)
             for row in self.rows.floating_ips
@@ -303,9 +323,10 @@ class _Planner:
             router_id=router.id,
             interfaces=tuple(interfaces),
             external=self._interface(gateway) if gateway else None,
-            gateways=tuple(gateways[:1]),
+            gateways=tuple(gateways[version] for version in sorted(gateways)),
             floating=tuple(floating) if gateway else (),
             inside=tuple(str(network) for network in collapse_addresses(inside)),
+            inside6=tuple(str(network) for network in collapse_addresses(inside6)),
             snat=router.enable_snat,
             routes=tuple(
                 StaticRoute(str(ip_network(route["destination"], strict=False)), route["nexthop"])
@@ -319,7 +340,37 @@ class _Planner:
             f"{address.address}/{ip_network(self.subnets[address.subnet_id].cidr).prefixlen}"
             for address in self.addresses_of[port.id]
         ]
-        return InterfacePlan(port.id, network.id, self.bridge_name(network), port.mac, network.mtu, tuple(addresses))
+        return InterfacePlan(
+            port_id=port.id,
+            network_id=network.id,
+            bridge=self.bridge_name(network),
+            mac=port.mac,
+            mtu=network.mtu,
+            addresses=tuple(addresses),
+            advertisement=self._advertisement(port, network) if port.device_owner == INTERFACE_OWNER else None,
+        )
+
+    def _advertisement(self, port: PortRow, network: NetworkRow) -> Advertisement | None:
+        """Of the leg's subnets whose router the cloud's is; none where an external router speaks for them."""
+        rows = [self.subnets[address.subnet_id] for address in self.addresses_of[port.id]]
+        announced = [row for row in dict.fromkeys(row.id for row in rows) if self.subnets[row].ipv6_ra_mode]
+        if not announced:
+            return None
+        subnets = [self.subnets[subnet_id] for subnet_id in announced]
+        modes = {subnet.ipv6_ra_mode for subnet in subnets}
+        servers: list[str] = []
+        for subnet in subnets:
+            own = [subnet.service_address] if subnet.service_address else []
+            servers += [server for server in subnet.dns_nameservers or own if ":" in server]
+        return Advertisement(
+            prefixes=tuple(
+                Prefix(subnet.cidr, is_automatic(subnet.ipv6_address_mode, subnet.ipv6_ra_mode)) for subnet in subnets
+            ),
+            managed=STATEFUL in modes,
+            other=bool(modes & {STATEFUL, STATELESS}),
+            dns=tuple(dict.fromkeys(servers)),
+            domain=_domain(network),
+        )
 
 
 def zones(networks: Iterable[NetworkRow]) -> dict[str, int]:
@@ -353,6 +404,10 @@ def routing_domains(routed: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
 def _domain_name(text: str | None) -> str:
     """The name, or nothing if it is none: whatever a row says, no line of dnsmasq's files is a user's to write."""
     return text.strip(".") if text and is_domain_name(text) else ""
+
+
+def _domain(network: NetworkRow) -> str:
+    return _domain_name(network.dns_domain) or DEFAULT_DOMAIN
 
 
 def _derived_mac(network_id: str) -> str:

@@ -7,8 +7,7 @@ with a floating range here, what the groups of its ports say, and what it still 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import datetime
+from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -46,6 +45,8 @@ class SubnetRow(NamedTuple):
     host_routes: Sequence[dict[str, str]]
     service_address: str | None
     host: str | None
+    ipv6_address_mode: str | None = None
+    ipv6_ra_mode: str | None = None
 
 
 class PortRow(NamedTuple):
@@ -132,24 +133,6 @@ class UnderlayRow(NamedTuple):
     mtu: int
 
 
-@dataclass(frozen=True)
-class VpnRow:
-    id: str
-    router_id: str
-    port: int
-    private_key: str = field(repr=False)
-    public_key: str
-    status: str
-
-
-class VpnClientRow(NamedTuple):
-    id: str
-    vpn_id: str
-    port_id: str
-    public_key: str
-    handshake_at: datetime | None
-
-
 class HostRows(NamedTuple):
     host: str
     networks: Sequence[NetworkRow]
@@ -159,7 +142,7 @@ class HostRows(NamedTuple):
     routers: Sequence[RouterRow]
     floating_ips: Sequence[FloatingRow]
     port_groups: Sequence[tuple[str, str]]
-    """(port, group) of the ports bound to this host, and of its routers' VPN clients."""
+    """(port, group) of the ports bound to this host."""
     rules: Sequence[RuleRow]
     members: Sequence[MemberRow]
     """Of every group that a rule in `rules` names as remote, wherever their hosts are."""
@@ -170,9 +153,6 @@ class HostRows(NamedTuple):
     tunnel_ports: Sequence[TunnelPortRow] = ()
     """Of this host's VXLAN networks, wherever they are."""
     underlays: Sequence[UnderlayRow] = ()
-    vpns: Sequence[VpnRow] = ()
-    """Of the routers that are placed here."""
-    vpn_clients: Sequence[VpnClientRow] = ()
 
 
 def load(tx: Connection, host: str) -> HostRows:
@@ -200,8 +180,6 @@ def load(tx: Connection, host: str) -> HostRows:
             if owner
         ],
         underlays=_underlays(tx) if tunnelled else (),
-        vpns=[VpnRow(*row) for row in tx.execute(queries.vpns, here).all()],
-        vpn_clients=[VpnClientRow._make(row) for row in tx.execute(queries.vpn_clients, here).all()],
     )
 
 
@@ -221,8 +199,6 @@ class _Queries:
     routed: Select[Any]
     released_pool_networks: Select[Any]
     tunnel_ports: Select[Any]
-    vpns: Select[Any]
-    vpn_clients: Select[Any]
 
 
 @cache
@@ -231,10 +207,7 @@ def _queries() -> _Queries:
     host: BindParameter[str] = bindparam("host")
     networks, subnets, ports, routers = schema.networks, schema.subnets, schema.ports, schema.routers
     links, rules, pool = schema.port_security_groups, schema.security_group_rules, schema.pool_networks
-    vpns, vpn_clients = schema.vpns, schema.vpn_clients
     router_ids = select(routers.c.id).where(routers.c.host == host)
-    vpn_ids = select(vpns.c.id).where(vpns.c.router_id.in_(router_ids))
-    client_ports = select(vpn_clients.c.port_id).where(vpn_clients.c.vpn_id.in_(vpn_ids))
     router_ports = or_(ports.c.device_owner == INTERFACE_OWNER, ports.c.device_owner == GATEWAY_OWNER)
     concerned = union(
         select(networks.c.id).where(networks.c.host == host),
@@ -247,13 +220,12 @@ def _queries() -> _Queries:
     wanted_ports = or_(
         ports.c.host == host,
         ports.c.network_id.in_(served),
-        ports.c.id.in_(client_ports),
         router_ports & ports.c.device_id.in_(router_ids),
     )
     bound = (
         select(links.c.port_id, links.c.security_group_id)
         .join(ports, ports.c.id == links.c.port_id)
-        .where(or_(ports.c.host == host, ports.c.id.in_(client_ports)))
+        .where(ports.c.host == host)
     )
     of_used = rules.c.security_group_id.in_(select(bound.subquery().c.security_group_id))
     remote_ids = select(rules.c.remote_group_id).where(of_used, rules.c.remote_group_id.is_not(None))
@@ -306,12 +278,6 @@ def _queries() -> _Queries:
             ports.c.network_id.in_(network_ids),
             or_(router_ports, ports.c.device_owner == SERVICE_OWNER, ports.c.vif != "none"),
         ),
-        vpns=select(*(vpns.c[item.name] for item in fields(VpnRow)))
-        .where(vpns.c.router_id.in_(router_ids))
-        .order_by(vpns.c.id),
-        vpn_clients=_columns(vpn_clients, VpnClientRow)
-        .where(vpn_clients.c.vpn_id.in_(vpn_ids))
-        .order_by(vpn_clients.c.id),
     )
 
 

@@ -62,13 +62,9 @@ EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
 FLOATING = nat("fip")
 FIXED = nat("fip_rev")
 INSIDE = nat("inside")
+INSIDE6 = router("inside6")
 SOURCE_NAT = nat("snat_default")
 HAIRPIN_NAT = nat("snat_hairpin")
-
-VPN_PORTS = router("vpn_ports")
-VPN_DEVICES = router("vpn_devices")
-VPN_CLIENTS = router("vpn_clients")
-VPN_INSIDE = router("vpn_inside")
 
 ND = "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }"
 
@@ -134,6 +130,8 @@ def switch_rules(*, guarded: bool = False) -> Layout:
             "drop",
         ),
         l2("v6"): Chain.of(
+            # A fragment whose first header is not the payload's may hide what the following rules look for (RFC 7113).
+            "frag nexthdr { 0, 43, 44, 60, 135, 139, 140 } drop",
             "icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop",
             "udp sport 547 udp dport 546 drop",
             "ip6 saddr :: icmpv6 type "
@@ -174,13 +172,15 @@ def switch_rules(*, guarded: bool = False) -> Layout:
         ),
         # What a network's service namespace is for; it listens on nothing else, and needs not be trusted in that.
         groups("services"): Chain.of(
-            "udp dport { 53, 67 } accept",
+            "udp dport { 53, 67, 547 } accept",
             "tcp dport { 53, 80 } accept",
-            "meta l4proto icmp accept",
+            "meta l4proto { icmp, icmpv6 } accept",
             "drop",
         ),
         groups("sg_ingress"): Chain.of(
             "oifname . ip saddr @dhcp_srv udp sport 67 udp dport 68 accept",
+            # From a server on the link; that guests are none, and no router forwards it, is sure.
+            "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept",
             "oifname . ip daddr vmap @ingress",
             "oifname . ip6 daddr vmap @ingress6",
             "accept",
@@ -196,6 +196,7 @@ def switch_rules(*, guarded: bool = False) -> Layout:
             "ct state vmap { established : accept, related : accept, invalid : drop, new : jump resumed }",
             f"icmpv6 type {ND} accept",
             "iifname . ip daddr @dhcp_srv udp sport 68 udp dport 67 accept",
+            "ip6 daddr ff02::1:2 udp sport 546 udp dport 547 accept",
             "iifname . ip saddr vmap @egress",
             "iifname . ip6 saddr vmap @egress6",
             "goto sg_ingress",
@@ -239,10 +240,7 @@ def router_rules() -> Layout:
         FLOATING: "type ipv4_addr : ipv4_addr;",
         FIXED: "type ipv4_addr : ipv4_addr;",
         INSIDE: "type ipv4_addr; flags interval;",
-        VPN_PORTS: "type inet_service;",
-        VPN_DEVICES: "type ifname;",
-        VPN_CLIENTS: "type ifname . ipv4_addr;",
-        VPN_INSIDE: "type ipv4_addr; flags interval;",
+        INSIDE6: "type ipv6_addr; flags interval;",
     }
     public = f'"{PUBLIC_DEVICE}"'
     chains = {
@@ -257,35 +255,18 @@ def router_rules() -> Layout:
             f"oifname != {public} ct status dnat ip saddr @inside jump {HAIRPIN_NAT.name}",
             hook="type nat hook postrouting priority srcnat; policy accept;",
         ),
-        # A VPN's clients reach the networks behind the router, and nothing by way of a floating IP: the filters of
-        # the switch know them by their own addresses. One client reaches another through no filter, so not at all.
-        router("from_vpn"): Chain.of(
-            "ct status dnat drop",
-            f"oifname {public} drop",
-            "oifname @vpn_devices drop",
-            "iifname . ip saddr @vpn_clients ip daddr @vpn_inside accept",
-            "drop",
-        ),
-        router("to_vpn"): Chain.of(
-            "ct status dnat drop",
-            f"iifname {public} drop",
-            "ip saddr @vpn_inside accept",
-            "drop",
-        ),
         router("forwarded"): Chain.of(
-            "iifname @vpn_devices goto from_vpn",
-            "oifname @vpn_devices goto to_vpn",
             f"iifname {public} ct status dnat accept",
             f"iifname {public} ct state established,related accept",
+            # Nothing is translated in IPv6: what is routed to a guest reaches it, if its groups let it in.
+            f"iifname {public} ip6 daddr @{INSIDE6.name} accept",
             f"iifname {public} drop",
             hook="type filter hook forward priority filter; policy accept;",
         ),
         router("received"): Chain.of(
             'iifname "lo" accept',
-            "iifname @vpn_devices ip daddr != @vpn_inside drop",
             "ct state established,related accept",
             "meta l4proto { icmp, icmpv6 } accept",
-            f"iifname {public} udp dport @vpn_ports accept",
             hook="type filter hook input priority filter; policy drop;",
         ),
     }

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from kilonova.ids import SubnetId, new_id
 from kilonova.network.addresses import default_ranges, define_pools
-from kilonova.network.ports import DHCP, FixedIp, make_port
+from kilonova.network.ports import DHCP, FixedIp, give_addresses, make_port
+from kilonova.store import addresses as held
 from kilonova.store.ports import release_port
 from kilonova.store.schema import addresses, networks, ports, subnets
 
@@ -49,28 +50,36 @@ def insert_subnet(
 
 
 def add_service_address(tx: Connection, network: RowMapping, subnet_id: str) -> None:
-    """Give the subnet's services an address: the first of its pool, on a port of the cloud's own."""
-    made = make_port(
-        tx,
-        network_id=network["id"],
-        project_id=network["project_id"],
-        device_owner=DHCP,
-        device_id=f"dhcp-{network['id']}",
-        host=network["host"] or "",
-        fixed_ips=[FixedIp(subnet_id)],
-    )
-    tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=made.fixed_ips[0].address))
+    """Give the subnet's services an address: the first of its pool, on the network's port of the cloud's own."""
+    query = select(ports).where(ports.c.network_id == network["id"], ports.c.device_owner == DHCP)
+    port = tx.execute(query.order_by(ports.c.created_at, ports.c.id).limit(1)).mappings().one_or_none()
+    wanted = [FixedIp(subnet_id)]
+    if port is None:
+        given = make_port(
+            tx,
+            network_id=network["id"],
+            project_id=network["project_id"],
+            device_owner=DHCP,
+            device_id=f"dhcp-{network['id']}",
+            host=network["host"] or "",
+            fixed_ips=wanted,
+        ).fixed_ips
+    else:
+        given = give_addresses(tx, port["id"], network["id"], wanted, mac=port["mac"], device_owner=DHCP)
+    tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=given[0].address))
 
 
 def remove_service_address(tx: Connection, subnet_id: str) -> None:
-    """The subnet's services end: their port goes."""
+    """The subnet's services end; with the last subnet's their port goes."""
     query = (
-        select(ports.c.id)
+        select(ports.c.id, ports.c.mac, ports.c.host, addresses.c.address)
         .join(addresses, addresses.c.port_id == ports.c.id)
         .where(addresses.c.subnet_id == subnet_id, ports.c.device_owner == DHCP)
     )
-    for port_id in tx.execute(query).scalars().all():
-        release_port(tx, port_id)
+    for row in tx.execute(query).all():
+        held.release(tx, row.id, mac=row.mac, host=row.host, only=[row.address])
+        if tx.execute(select(addresses.c.address).where(addresses.c.port_id == row.id).limit(1)).first() is None:
+            release_port(tx, row.id)
     tx.execute(update(subnets).where(subnets.c.id == subnet_id).values(service_address=None))
 
 

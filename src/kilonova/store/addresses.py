@@ -13,6 +13,9 @@ from sqlalchemy import Connection, and_, delete, exists, insert, select, update
 
 from kilonova.store.schema import addresses, allocation_pools, now, pool_networks, reusable_addresses, subnets
 
+_OFFSET_BITS = 63
+"""Of the columns that hold a pool's offsets."""
+
 
 def release(tx: Connection, port_id: str, *, mac: str, host: str, only: Iterable[str] | None = None) -> int:
     """Take the addresses of a port (or `only` these) away from it; how many. Their rows stay until forgotten."""
@@ -44,6 +47,8 @@ def confirm_forgotten(tx: Connection, rows: Iterable[tuple[str, str]]) -> int:
         if cidr is None:
             continue
         offset = int(ip_address(address)) - int(ip_network(cidr).network_address)
+        if offset.bit_length() > _OFFSET_BITS:
+            continue  # past every pool, as the addresses that guests of IPv6 make themselves are
         passed = select(
             exists().where(
                 and_(

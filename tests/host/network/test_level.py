@@ -8,8 +8,8 @@ import pytest
 
 from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
-from kilonova.network.host.dnsmasq import processes_in
 from kilonova.network.host.inspect import inspect_namespace
+from kilonova.network.host.processes import processes_in
 from kilonova.network.host.vlans import kernel_has_8021q
 from kilonova.network.plan import tap_name
 from kilonova.store import schema

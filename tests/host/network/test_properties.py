@@ -17,6 +17,7 @@ from kilonova.network.group_rules import GroupRule, compile_rules
 from kilonova.network.host.apply import KernelHost
 from kilonova.network.host.inspect import inspect_namespace, relevant
 from kilonova.network.host.removal import remove_everything
+from kilonova.network.ipv6 import link_local
 from kilonova.network.layout import difference, merge
 from kilonova.network.plan import (
     AddressPair,
@@ -33,7 +34,6 @@ from kilonova.network.plan import (
     ServicePlan,
     ServiceSubnet,
     StaticRoute,
-    link_local,
     tap_name,
 )
 

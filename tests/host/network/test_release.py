@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kilonova.network.host import namespaces
-from kilonova.network.host.dnsmasq import processes_in
 from kilonova.network.host.inspect import inspect_namespace
+from kilonova.network.host.processes import processes_in
 from kilonova.network.host.removal import remove_everything
 from kilonova.network.plan import tap_name
 from kilonova.store import schema

@@ -16,8 +16,6 @@ from kilonova.network.rows import (
     RouterRow,
     RuleRow,
     SubnetRow,
-    VpnClientRow,
-    VpnRow,
 )
 
 HOST = "host1"
@@ -53,8 +51,6 @@ class Rows:
         self.members: list[MemberRow] = []
         self.routed: list[tuple[str, str]] = []
         self.released: list[rows.ReleasedRow] = []
-        self.vpns: list[VpnRow] = []
-        self.vpn_clients: list[VpnClientRow] = []
 
     def network(self, number: int, cidr: str = "10.0.0.0/24", *, external: bool = False, **values: Any) -> str:
         network_id = uid(1, number)
@@ -77,6 +73,13 @@ class Rows:
             )
         )
         return network_id
+
+    def subnet6(self, number: int, network: int, cidr: str, mode: str | None = None, **values: Any) -> str:
+        """An IPv6 subnet of a network that is there; mode: of both fields."""
+        subnet_id, base = uid(2, number), cidr.partition("::")[0]
+        row = SubnetRow(subnet_id, uid(1, network), cidr, f"{base}::1", True, [], [], f"{base}::2", None, mode, mode)
+        self.subnets.append(row._replace(**values))
+        return subnet_id
 
     def port(self, number: int, network: int, address: str = "", groups: tuple[str, ...] = (), **values: Any) -> str:
         port_id = uid(3, number)
@@ -127,19 +130,6 @@ class Rows:
     def rule(self, group: str, **values: Any) -> None:
         self.rules.append(RuleRow(group, "ingress", "IPv4", None, None, None, None, None)._replace(**values))
 
-    def vpn(self, number: int, router: int, port: int = 1000) -> str:
-        vpn_id = uid(5, number)
-        self.vpns.append(VpnRow(vpn_id, uid(4, router), port, f"private-{number}", f"public-{number}", "DOWN"))
-        return vpn_id
-
-    def vpn_client(
-        self, number: int, vpn: int, network: int, address: str, groups: tuple[str, ...] = (), **port: Any
-    ) -> str:
-        values = {"device_owner": "network:vpn_client", "device_id": uid(5, vpn), "vif": "none", **port}
-        port_id = self.port(90000 + number, network, address, groups, **values)
-        self.vpn_clients.append(VpnClientRow(uid(6, number), uid(5, vpn), port_id, f"client-{number}", None))
-        return port_id
-
     def host_rows(self) -> HostRows:
         return HostRows(
             HOST,
@@ -155,6 +145,4 @@ class Rows:
             self.routed,
             self.released,
             [],
-            vpns=self.vpns,
-            vpn_clients=self.vpn_clients,
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kilonova.network.dnsmasq_files import DnsmasqFiles, dnsmasq_files
-from kilonova.network.host.dnsmasq import LOG_BYTES, cut_log
+from kilonova.network.host.processes import LOG_BYTES, cut_log
 from kilonova.network.plan import HostEntry, ServicePlan, ServiceSubnet, StaticRoute
 
 SUBNET = ServiceSubnet("s", "10.0.0.0/24", "10.0.0.2", "10.0.0.1", (), (), True)

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kilonova.network.ipv6 import link_local
 from kilonova.network.layout import VlanTag
 from kilonova.network.plan import (
     AddressPair,
@@ -14,7 +15,6 @@ from kilonova.network.plan import (
     Member,
     StaticRoute,
     Uplink,
-    link_local,
 )
 from kilonova.network.planner import plan, routing_domains, zones
 from kilonova.network.rows import SERVICE_OWNER, AddressRow, FloatingRow, MemberRow, NetworkRow

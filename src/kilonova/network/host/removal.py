@@ -1,11 +1,13 @@
-"""Removes the network state that this cloud made in the kernel, and its dnsmasq processes; for `kilonova down`."""
+"""Removes the network state that this cloud made in the kernel, and its daemons; for `kilonova down`."""
 
 from __future__ import annotations
 
 from kilonova.config import Config
 from kilonova.network.fragments import Names
-from kilonova.network.host import namespaces, wireguard
-from kilonova.network.host.dnsmasq import Dnsmasq, end_processes
+from kilonova.network.host import namespaces
+from kilonova.network.host.dnsmasq import Dnsmasq
+from kilonova.network.host.processes import end_daemons
+from kilonova.network.host.radvd import Radvd
 
 
 def remove_everything(config: Config) -> list[str]:
@@ -18,10 +20,13 @@ def remove_everything(config: Config) -> list[str]:
     for network_id in dnsmasq.networks():
         dnsmasq.remove(network_id)
         removed.append(f"dnsmasq of network {network_id}")
+    radvd = Radvd(config.state_dir / "routers")
+    for router_id in radvd.routers():
+        radvd.remove(router_id)
+        removed.append(f"radvd of router {router_id}")
     for name in namespaces.names(config.host.prefix):
         if names.owns(name):
-            end_processes(name)
-            wireguard.end_processes(name)
+            end_daemons(name)
             namespaces.delete(name)
             removed.append(f"namespace {name}")
     return removed

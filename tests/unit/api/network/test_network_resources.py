@@ -86,12 +86,6 @@ async def test_what_an_administrator_decides_is_refused_to_others(member: Caller
     assert made["shared"] is True
 
 
-async def test_what_is_to_come_is_refused_in_plain_words(operator: Caller) -> None:
-    network = await operator.make("network")
-    body: Any = {"subnet": {"network_id": network["id"], "cidr": "2001:db8::/64", "ip_version": 6}}
-    assert "IPv6" in await operator.refused("POST", "/subnets", body, status=400)
-
-
 async def test_a_taken_segment_is_refused(operator: Caller, world: Cloud) -> None:
     for vlan in (101, "2100"):
         body = {"network": {"provider:network_type": "vlan", "provider:segmentation_id": vlan}}
