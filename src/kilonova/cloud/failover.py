@@ -23,7 +23,7 @@ from kilonova.config import Config
 from kilonova.context import system_context
 from kilonova.errors import KilonovaError
 from kilonova.network.lease import Term, boot_time
-from kilonova.network.ports import DHCP, ROUTER_GATEWAY, ROUTER_INTERFACE
+from kilonova.network.ports import DHCP, ROUTER_GATEWAY, ROUTER_INTERFACE, VPN_CLIENT
 from kilonova.scheduler.takeover import Candidate, Group, Wire, groups, place
 from kilonova.store.database import Store
 from kilonova.store.schema import addresses, networks, now, pool_networks, ports, routers, services, subnets
@@ -314,7 +314,7 @@ def _move(tx: Connection, target: str, network_ids: list[str], router_ids: list[
         concerned |= set(tx.execute(select(ports.c.host).where(ports.c.network_id.in_(some)).distinct()).scalars())
     for some in _some(router_ids):
         tx.execute(update(routers).where(routers.c.id.in_(some)).values(host=target))
-        legs = (ports.c.device_id.in_(some), ports.c.device_owner.in_([ROUTER_INTERFACE, ROUTER_GATEWAY]))
+        legs = (ports.c.device_id.in_(some), ports.c.device_owner.in_([ROUTER_INTERFACE, ROUTER_GATEWAY, VPN_CLIENT]))
         tx.execute(update(ports).where(*legs).values(host=target))
         joined = select(ports.c.network_id).where(*legs)
         concerned |= set(tx.execute(select(ports.c.host).where(ports.c.network_id.in_(joined)).distinct()).scalars())

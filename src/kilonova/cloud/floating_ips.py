@@ -22,7 +22,7 @@ from kilonova.cloud.network_lists import (
 from kilonova.cloud.networks import NETWORKS
 from kilonova.cloud.ports import PORTS
 from kilonova.context import Context
-from kilonova.errors import BadRequest, Forbidden
+from kilonova.errors import BadRequest, Forbidden, NoMoreAddresses
 from kilonova.ids import new_id
 from kilonova.network import quota
 from kilonova.network.errors import (
@@ -30,7 +30,7 @@ from kilonova.network.errors import (
     FloatingIPNotFound,
     FloatingIPPortAlreadyAssociated,
 )
-from kilonova.network.ports import FLOATING_IP, ROUTER_INTERFACE, FixedIp, make_port
+from kilonova.network.ports import FLOATING_IP, ROUTER_INTERFACE, FixedIp, MadePort, make_port
 from kilonova.store.ports import release_port
 from kilonova.store.schema import addresses, floating_ips, ports, routers, subnets
 
@@ -116,20 +116,9 @@ def _create(tx: Connection, context: Context, fields: Mapping[str, Any]) -> Docu
         raise Forbidden("floating_ip_address: only an administrator chooses the address.")
     fixed = _fixed(tx, context, fields, network["id"])
     subnet_id = fields.get("subnet_id")
-    wanted = None if subnet_id is None and address is None else [FixedIp(subnet_id, address)]
+    wanted = [FixedIp(subnet_id, address)] if subnet_id is not None or address is not None else None
     floating_id = new_id()
-    port = make_port(
-        tx,
-        network_id=network["id"],
-        project_id="",
-        device_id=floating_id,
-        device_owner=FLOATING_IP,
-        fixed_ips=wanted,
-        prefer_host=_host_of(tx, fixed["router_id"]),
-        status="ACTIVE",
-    )
-    if not port.fixed_ips:
-        raise BadRequest(f"Bad floatingip request: External network {network['id']} has no subnet to take one from.")
+    port = _take(tx, network["id"], floating_id, wanted, _router_hosts(tx, owner, network["id"], fixed["router_id"]))
     tx.execute(
         insert(floating_ips).values(
             id=floating_id,
@@ -142,6 +131,56 @@ def _create(tx: Connection, context: Context, fields: Mapping[str, Any]) -> Docu
     )
     _associate(tx, floating_id, fixed)
     return show(tx, FLOATING_IPS, context, floating_id)
+
+
+def _take(
+    tx: Connection, network_id: str, floating_id: str, wanted: Sequence[FixedIp] | None, hosts: set[str]
+) -> MadePort:
+    """The port that holds the address: as wanted, else of a range of these hosts; of any range if they have none.
+
+    A range is reached by way of its network host, so an address of another one would not always arrive at the router.
+    Raises `NoMoreAddresses`.
+    """
+
+    def port(fixed_ips: Sequence[FixedIp]) -> MadePort:
+        return make_port(
+            tx,
+            network_id=network_id,
+            project_id="",
+            device_id=floating_id,
+            device_owner=FLOATING_IP,
+            fixed_ips=fixed_ips,
+            status="ACTIVE",
+        )
+
+    if wanted is not None:
+        return port(wanted)
+    query = select(subnets.c.id, subnets.c.host).where(subnets.c.network_id == network_id, subnets.c.ip_version == 4)
+    ranges = tx.execute(query.order_by(subnets.c.created_at, subnets.c.id)).all()
+    near = [item for item in ranges if item.host in hosts]
+    for item in near or ranges:
+        try:
+            with tx.begin_nested():
+                return port([FixedIp(item.id)])
+        except NoMoreAddresses:
+            continue
+    if not ranges:
+        raise BadRequest(f"Bad floatingip request: External network {network_id} has no subnet to take one from.")
+    where = f" in the ranges of {', '.join(sorted(hosts))}, where the project's router is" if near else ""
+    raise NoMoreAddresses(
+        f"No more IP addresses available on network {network_id}{where}: delete floating IPs, or an administrator adds "
+        "a range (`kilonova floating create HOST RANGE`)."
+    )
+
+
+def _router_hosts(tx: Connection, project_id: str, network_id: str, router_id: str | None) -> set[str]:
+    """The host of the router that will translate; while none is known, those of the project's routers."""
+    query = select(routers.c.host)
+    if router_id is not None:
+        query = query.where(routers.c.id == router_id)
+    else:
+        query = query.where(routers.c.project_id == project_id, routers.c.external_network_id == network_id)
+    return {host for host in tx.execute(query).scalars() if host}
 
 
 def _host_of(tx: Connection, router_id: str | None) -> str | None:

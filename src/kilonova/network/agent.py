@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,8 +27,9 @@ from kilonova.network.lease import Beat, Lease
 from kilonova.network.plan import HostPlan
 from kilonova.network.planner import plan
 from kilonova.network.results import record, results_of
-from kilonova.network.rows import HostRows, load
+from kilonova.network.rows import HostRows, VpnClientRow, load
 from kilonova.network.tunnels import hosts_to_tell
+from kilonova.network.vpn_watch import VpnWatch
 from kilonova.store.database import Store
 from kilonova.store.metadata_rows import load_instance_metadata
 from kilonova.store.schema import now
@@ -69,6 +71,7 @@ class NetworkAgent:
         """Nothing is left here of what another host may have taken over."""
         self._guarded = False
         self._metadata = MetadataService(self._metadata_answer)
+        self._vpn_watch = VpnWatch(store, self._host, self._vpns, self._look_soon)
         self._waiters: list[asyncio.Future[Pass]] = []
         self._wake = asyncio.Event()
         self._soon: asyncio.TimerHandle | None = None
@@ -97,6 +100,7 @@ class NetworkAgent:
         self._tasks = [
             asyncio.create_task(self._loop(), name="network-loop"),
             asyncio.create_task(self._heartbeats(), name="network-heartbeat"),
+            asyncio.create_task(self._vpn_watch.run(), name="network-vpn-watch"),
         ]
         try:
             await self._next_pass()
@@ -282,6 +286,13 @@ class NetworkAgent:
             return None
         body = metadata.answer(document, path)
         return None if body is None else (body, metadata.content_type(path))
+
+    # -------------------------------------------------------------------------------------------- VPNs
+    def _vpns(self) -> tuple[Sequence[VpnClientRow], HostPlan] | None:
+        """The VPN clients as the last pass knew them; none while a failure is being retried anyway."""
+        if self._last is None or self._last.outcome.failures:
+            return None
+        return self._last.rows.vpn_clients, self._last.plan
 
     # -------------------------------------------------------------------------------------------- lease
     async def _take_lease(self) -> None:

@@ -127,9 +127,7 @@ class _Guards:
         self._groups = plan.groups
         self._by_digits = {group.replace("-", ""): group for group in plan.groups}
         self._bridges = {bridge.zone: bridge.name for bridge in plan.bridges.values() if bridge.filtered}
-        self._of_address = {
-            (port.bridge, each.address): each.groups for port in plan.ports.values() for each in port.filters
-        }
+        self._of_address = {(bridge, each.address): each.groups for bridge, each in plan.filtered_addresses()}
         self._members: dict[str, frozenset[tuple[str, str]]] = {}
         self._rules: dict[tuple[str, str], tuple[Match, ...]] = {}
 
@@ -196,14 +194,13 @@ def _of_lost_rules(plan: HostPlan, zones: Mapping[str, int], changes: Changes) -
     lost = {chains[name]: _lost(*pair) for name, pair in weaker.items() if name in chains}
     if not lost:
         return
-    for port in plan.ports.values():
-        zone = zones.get(port.bridge)
-        for address, groups in port.filters if zone else ():
-            for group in groups:
-                for direction in ("ingress", "egress"):
-                    matched = lost.get((group, direction))
-                    if zone and matched is not None:
-                        yield from _of_chain(zone, direction, address, matched)
+    for bridge, (address, groups) in plan.filtered_addresses():
+        zone = zones.get(bridge)
+        for group in groups if zone else ():
+            for direction in ("ingress", "egress"):
+                matched = lost.get((group, direction))
+                if zone and matched is not None:
+                    yield from _of_chain(zone, direction, address, matched)
 
 
 def _of_chain(zone: int, direction: str, address: str, lost: tuple[Match, ...]) -> Iterator[Cut]:

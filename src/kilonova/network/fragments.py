@@ -15,7 +15,7 @@ from ipaddress import IPv6Address, ip_address, ip_interface
 from kilonova.network import rules
 from kilonova.network.group_rules import chain_name, combination_name, members_name
 from kilonova.network.ipv6 import link_local
-from kilonova.network.layout import Chain, ElementKey, Kind, Layout, Link, Peer, Route, SetKey
+from kilonova.network.layout import Chain, ElementKey, Kind, Layout, Link, Peer, Proxy, Route, SetKey
 from kilonova.network.plan import (
     METADATA_ADDRESS,
     SHORT_ID,
@@ -31,6 +31,7 @@ from kilonova.network.plan import (
     guest_end_name,
 )
 from kilonova.network.tunnels import TunnelPlan
+from kilonova.network.vpn_plan import VpnPlan
 
 SERVICE_DEVICE = "svc0"
 OUTSIDE_END = "eth0"
@@ -82,6 +83,10 @@ def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
         owner, namespace = service.network_id, names.service(service.network_id)
         found[f"service {owner}"] = Fragment(owner, namespace, service_layout(service))
         found[f"service port {owner}"] = Fragment(owner, names.switch, service_port_layout(service, namespace))
+    for vpn in plan.vpns.values():
+        # The device is the router's: what fails in the namespace fails the router.
+        found[f"vpn {vpn.vpn_id}"] = Fragment(vpn.router_id, names.router(vpn.router_id), vpn_layout(vpn))
+        found[f"vpn filters {vpn.vpn_id}"] = Fragment(vpn.vpn_id, names.switch, vpn_filters_layout(vpn))
     for router in plan.routers.values():
         owner, namespace = router.router_id, names.router(router.router_id)
         found[f"router {owner}"] = Fragment(owner, namespace, router_layout(router))
@@ -98,7 +103,7 @@ def fragments(plan: HostPlan, names: Names) -> dict[str, Fragment]:
 
 def combinations(plan: HostPlan) -> set[tuple[str, ...]]:
     """Every combination of groups that guards some address."""
-    return {item.groups for port in plan.ports.values() for item in port.filters}
+    return {item.groups for _, item in plan.filtered_addresses()}
 
 
 @lru_cache(maxsize=2)
@@ -243,7 +248,11 @@ def service_layout(plan: ServicePlan) -> Layout:
 
 
 def inside_device(interface: InterfacePlan) -> str:
-    return f"int{interface.port_id[:SHORT_ID]}"
+    return _inside_name(interface.port_id)
+
+
+def _inside_name(port_id: str) -> str:
+    return f"int{port_id[:SHORT_ID]}"
 
 
 def router_ports_layout(plan: RouterPlan, namespace: str) -> Layout:
@@ -296,6 +305,39 @@ def router_layout(plan: RouterPlan) -> Layout:
         elements[ElementKey(rules.FIXED, fixed)] = public
     base = _router_rules()
     return Layout(links, frozenset(routes), base.sets, {**base.chains, **chains}, elements)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def vpn_layout(plan: VpnPlan) -> Layout:
+    """In the router's namespace. The device itself is made by WireGuard; it is found by its owner's mark."""
+    device = _quoted(plan.device)
+    elements = {
+        ElementKey(rules.VPN_PORTS, str(plan.port)): "",
+        ElementKey(rules.VPN_DEVICES, device): "",
+        **{ElementKey(rules.VPN_INSIDE, f"{cidr}"): "" for cidr in plan.inside},
+        **{ElementKey(rules.VPN_CLIENTS, f"{device} . {client.address}"): "" for client in plan.clients},
+    }
+    return Layout(
+        links={plan.device: Link("wireguard", plan.mtu, owner=plan.vpn_id)},
+        routes=frozenset(Route(f"{client.address}/32", "", plan.device) for client in plan.clients),
+        proxies=frozenset(Proxy(_inside_name(client.beside), client.address) for client in plan.clients),
+        elements=elements,
+    )
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def vpn_filters_layout(plan: VpnPlan) -> Layout:
+    """In the switch: clients' packets come and go through the router's leg, and their groups are asked there."""
+    elements: dict[ElementKey, str] = {}
+    for client in plan.clients:
+        if client.groups is None:
+            continue
+        name = combination_name(client.groups)
+        for bridge in client.bridges:
+            key = f"{_quoted(bridge)} . {client.address}"
+            elements[ElementKey(rules.EGRESS, key)] = f"goto {name}_out"
+            elements[ElementKey(rules.INGRESS, key)] = f"goto {name}_in"
+    return Layout(elements=elements)
 
 
 def uplink_layout(plan: Uplink) -> Layout:

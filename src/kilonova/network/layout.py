@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-Kind = Literal["bridge", "tap", "veth", "vlan", "vxlan", "given bridge", "other"]
+Kind = Literal["bridge", "tap", "veth", "vlan", "vxlan", "wireguard", "given bridge", "other"]
 """`other` and `given bridge` are the machine's or the administrator's: never made, never removed."""
 GIVEN: frozenset[Kind] = frozenset({"other", "given bridge"})
 
@@ -48,11 +48,18 @@ FLOOD = "00:00:00:00:00:00"
 
 
 class Route(NamedTuple):
-    """`destination` is a CIDR."""
+    """`destination` is a CIDR; without a next hop it is on the device itself."""
 
     destination: str
     next_hop: str
     device: str
+
+
+class Proxy(NamedTuple):
+    """A device answers for an address that is elsewhere (ip-neighbour(8), proxy)."""
+
+    device: str
+    address: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ class Layout:
     elements: Mapping[ElementKey, str] = field(default_factory=dict)
     """Element -> value of a map, or nothing."""
     forwarding: frozenset[Forward] = frozenset()
+    proxies: frozenset[Proxy] = frozenset()
 
 
 def merge(layouts: Iterable[Layout]) -> Layout:
@@ -136,6 +144,7 @@ def merge(layouts: Iterable[Layout]) -> Layout:
     chains: dict[SetKey, Chain] = {}
     elements: dict[ElementKey, str] = {}
     forwarding: set[Forward] = set()
+    proxies: set[Proxy] = set()
     for layout in layouts:
         links.update(layout.links)
         routes.update(layout.routes)
@@ -143,7 +152,8 @@ def merge(layouts: Iterable[Layout]) -> Layout:
         chains.update(layout.chains)
         elements.update(layout.elements)
         forwarding.update(layout.forwarding)
-    return Layout(links, frozenset(routes), sets, chains, elements, frozenset(forwarding))
+        proxies.update(layout.proxies)
+    return Layout(links, frozenset(routes), sets, chains, elements, frozenset(forwarding), frozenset(proxies))
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,8 @@ class Changes:
     added_routes: tuple[Route, ...] = ()
     removed_forwarding: tuple[Forward, ...] = ()
     added_forwarding: tuple[Forward, ...] = ()
+    removed_proxies: tuple[Proxy, ...] = ()
+    added_proxies: tuple[Proxy, ...] = ()
     added_sets: tuple[tuple[SetKey, str], ...] = ()
     added_chains: tuple[tuple[SetKey, Chain], ...] = ()
     changed_chains: tuple[tuple[SetKey, Chain, Chain], ...] = ()
@@ -204,6 +216,8 @@ def difference(found: Layout, wanted: Layout) -> Changes:
         added_routes=tuple(sorted(wanted.routes - found.routes)),
         removed_forwarding=tuple(sorted(found.forwarding - wanted.forwarding)),
         added_forwarding=tuple(sorted(_forwarding_to_add(found, wanted, removed_links))),
+        removed_proxies=tuple(sorted(found.proxies - wanted.proxies)),
+        added_proxies=tuple(sorted(wanted.proxies - found.proxies)),
         added_sets=tuple((key, wanted.sets[key]) for key in sorted(wanted.sets.keys() - found.sets.keys())),
         added_chains=tuple((key, wanted.chains[key]) for key in sorted(wanted.chains.keys() - found.chains.keys())),
         changed_chains=tuple(
@@ -221,6 +235,16 @@ def difference(found: Layout, wanted: Layout) -> Changes:
 def _forwarding_to_add(found: Layout, wanted: Layout, removed_links: Collection[str]) -> Iterable[Forward]:
     """What goes with a link that is made anew has to be said again."""
     return (item for item in wanted.forwarding if item not in found.forwarding or item.device in removed_links)
+
+
+def without_device(changes: Changes, device: str) -> Changes:
+    """The changes but for a device that could not be made, and the routes through it."""
+    return replace(
+        changes,
+        added_links=tuple(item for item in changes.added_links if item[0] != device),
+        changed_links=tuple(item for item in changes.changed_links if item.name != device),
+        added_routes=tuple(route for route in changes.added_routes if route.device != device),
+    )
 
 
 def _link_changes(

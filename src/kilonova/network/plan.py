@@ -6,13 +6,14 @@ A plan speaks the field's words (bridges, ports, groups, routers, services); how
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kilonova.network.layout import VlanTag
 from kilonova.network.rows import ReleasedRow
 from kilonova.network.tunnels import TunnelPlan
+from kilonova.network.vpn_plan import VpnPlan
 
 METADATA_ADDRESS = "169.254.169.254"
 DEFAULT_DOMAIN = "kilonova.internal"
@@ -203,6 +204,7 @@ class HostPlan:
     groups: Mapping[str, GroupPlan] = field(default_factory=dict)
     services: Mapping[str, ServicePlan] = field(default_factory=dict)
     routers: Mapping[str, RouterPlan] = field(default_factory=dict)
+    vpns: Mapping[str, VpnPlan] = field(default_factory=dict)
     uplinks: tuple[Uplink, ...] = ()
     tunnels: Mapping[str, TunnelPlan] = field(default_factory=dict)
     outside: OutsidePlan | None = None
@@ -212,6 +214,17 @@ class HostPlan:
     """What the rows ask for and this host does not do."""
     guarded: bool = False
     """Other hosts may take over: routers and services are silent when this host's lease has run out."""
+
+    def filtered_addresses(self) -> Iterator[tuple[str, Filter]]:
+        """(bridge, address with its groups) of ports, and of the VPN clients that routers here stand for."""
+        for port in self.ports.values():
+            for item in port.filters:
+                yield port.bridge, item
+        for vpn in self.vpns.values():
+            for client in vpn.clients:
+                if client.groups is not None:
+                    for bridge in client.bridges:
+                        yield bridge, Filter(client.address, client.groups)
 
     def bridge_of(self, network_id: str) -> BridgePlan | None:
         return next((bridge for bridge in self.bridges.values() if bridge.network_id == network_id), None)

@@ -46,6 +46,7 @@ from kilonova.network.rows import (
 )
 from kilonova.network.texts import is_domain_name
 from kilonova.network.tunnels import too_small, tunnels
+from kilonova.network.vpn_planner import plan_vpns
 
 T = TypeVar("T")
 FLAT = ("flat", "flat-dhcp")
@@ -78,12 +79,14 @@ class _Planner:
     def plan(self) -> HostPlan:
         services = {service.network_id: service for service in self._services()}
         bridges = {bridge.name: bridge for bridge in self._bridges()}
+        routers = {router.id: self._router(router) for router in self.rows.routers if router.admin_state_up}
         return HostPlan(
             bridges=bridges,
             ports={port.port_id: port for port in self._ports()},
             groups={group.group_id: group for group in self._groups()},
             services=services,
-            routers={router.id: self._router(router) for router in self.rows.routers if router.admin_state_up},
+            routers=routers,
+            vpns={vpn.vpn_id: vpn for vpn in plan_vpns(self.rows, routers, self.groups_of)},
             uplinks=tuple(self._uplinks()),
             tunnels={tunnel.network_id: tunnel for tunnel in tunnels(self.rows, self.host)},
             outside=self._outside(),

@@ -24,6 +24,8 @@ DHCP = "network:dhcp"
 ROUTER_INTERFACE = "network:router_interface"
 ROUTER_GATEWAY = "network:router_gateway"
 FLOATING_IP = "network:floatingip"
+VPN_CLIENT = "network:vpn_client"
+"""Owner of a VPN client's port: `device_id` is the router it comes in by. It has groups and counts for the quota."""
 SERVICE_OWNERS = (DHCP, ROUTER_INTERFACE, ROUTER_GATEWAY, FLOATING_IP)
 """Owners of the cloud's own ports: they have no groups, no filters and no quota."""
 

@@ -20,6 +20,7 @@ from kilonova.network.rows import (
     HostRows,
     PortRow,
     ReleasedRow,
+    VpnRow,
 )
 from kilonova.store import schema, statements
 from kilonova.store.addresses import confirm_forgotten, confirm_pool_network_forgotten
@@ -32,6 +33,7 @@ class Results:
     ports: tuple[tuple[str, str], ...] = ()
     routers: tuple[tuple[str, str], ...] = ()
     floating_ips: tuple[tuple[str, str], ...] = ()
+    vpns: tuple[tuple[str, str], ...] = ()
     forgotten: tuple[ReleasedRow, ...] = ()
     freed_pool_networks: tuple[str, ...] = ()
 
@@ -56,6 +58,7 @@ def results_of(rows: HostRows, plan: HostPlan, outcome: Outcome) -> Results:
             for row in rows.floating_ips
             if (wanted := _floating_status(row.address, row.router_id, plan, failures)) != row.status
         ),
+        vpns=tuple((row.id, wanted) for row in rows.vpns if (wanted := _vpn_status(row, plan, failures)) != row.status),
         forgotten=outcome.forgotten,
         freed_pool_networks=() if failures else plan.released_pool_networks,
     )
@@ -67,6 +70,7 @@ def record(tx: Connection, results: Results) -> None:
         (schema.ports, results.ports),
         (schema.routers, results.routers),
         (schema.floating_ips, results.floating_ips),
+        (schema.vpns, results.vpns),
     ):
         for row_id, status in states:
             statements.change(tx, table, {"id": row_id}, status=status)
@@ -123,3 +127,9 @@ def _floating_status(address: str, router_id: str | None, plan: HostPlan, failur
     if router is None or not any(public == address for public, _ in router.floating):
         return "DOWN"
     return "ERROR" if router.router_id in failures else "ACTIVE"
+
+
+def _vpn_status(row: VpnRow, plan: HostPlan, failures: Mapping[str, str]) -> str:
+    if row.id in failures or row.router_id in failures:
+        return "ERROR"
+    return "ACTIVE" if row.id in plan.vpns else "DOWN"

@@ -7,7 +7,8 @@ with a floating range here, what the groups of its ports say, and what it still 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from functools import cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -133,6 +134,24 @@ class UnderlayRow(NamedTuple):
     mtu: int
 
 
+@dataclass(frozen=True)
+class VpnRow:
+    id: str
+    router_id: str
+    port: int
+    private_key: str = field(repr=False)
+    public_key: str
+    status: str
+
+
+class VpnClientRow(NamedTuple):
+    id: str
+    vpn_id: str
+    port_id: str
+    public_key: str
+    handshake_at: datetime | None
+
+
 class HostRows(NamedTuple):
     host: str
     networks: Sequence[NetworkRow]
@@ -142,7 +161,7 @@ class HostRows(NamedTuple):
     routers: Sequence[RouterRow]
     floating_ips: Sequence[FloatingRow]
     port_groups: Sequence[tuple[str, str]]
-    """(port, group) of the ports bound to this host."""
+    """(port, group) of the ports bound to this host, and of its routers' VPN clients."""
     rules: Sequence[RuleRow]
     members: Sequence[MemberRow]
     """Of every group that a rule in `rules` names as remote, wherever their hosts are."""
@@ -153,6 +172,9 @@ class HostRows(NamedTuple):
     tunnel_ports: Sequence[TunnelPortRow] = ()
     """Of this host's VXLAN networks, wherever they are."""
     underlays: Sequence[UnderlayRow] = ()
+    vpns: Sequence[VpnRow] = ()
+    """Of the routers that are placed here."""
+    vpn_clients: Sequence[VpnClientRow] = ()
 
 
 def load(tx: Connection, host: str) -> HostRows:
@@ -180,6 +202,8 @@ def load(tx: Connection, host: str) -> HostRows:
             if owner
         ],
         underlays=_underlays(tx) if tunnelled else (),
+        vpns=[VpnRow(*row) for row in tx.execute(queries.vpns, here).all()],
+        vpn_clients=[VpnClientRow._make(row) for row in tx.execute(queries.vpn_clients, here).all()],
     )
 
 
@@ -199,6 +223,8 @@ class _Queries:
     routed: Select[Any]
     released_pool_networks: Select[Any]
     tunnel_ports: Select[Any]
+    vpns: Select[Any]
+    vpn_clients: Select[Any]
 
 
 @cache
@@ -207,7 +233,10 @@ def _queries() -> _Queries:
     host: BindParameter[str] = bindparam("host")
     networks, subnets, ports, routers = schema.networks, schema.subnets, schema.ports, schema.routers
     links, rules, pool = schema.port_security_groups, schema.security_group_rules, schema.pool_networks
+    vpns, vpn_clients = schema.vpns, schema.vpn_clients
     router_ids = select(routers.c.id).where(routers.c.host == host)
+    vpn_ids = select(vpns.c.id).where(vpns.c.router_id.in_(router_ids))
+    client_ports = select(vpn_clients.c.port_id).where(vpn_clients.c.vpn_id.in_(vpn_ids))
     router_ports = or_(ports.c.device_owner == INTERFACE_OWNER, ports.c.device_owner == GATEWAY_OWNER)
     concerned = union(
         select(networks.c.id).where(networks.c.host == host),
@@ -220,12 +249,13 @@ def _queries() -> _Queries:
     wanted_ports = or_(
         ports.c.host == host,
         ports.c.network_id.in_(served),
+        ports.c.id.in_(client_ports),
         router_ports & ports.c.device_id.in_(router_ids),
     )
     bound = (
         select(links.c.port_id, links.c.security_group_id)
         .join(ports, ports.c.id == links.c.port_id)
-        .where(ports.c.host == host)
+        .where(or_(ports.c.host == host, ports.c.id.in_(client_ports)))
     )
     of_used = rules.c.security_group_id.in_(select(bound.subquery().c.security_group_id))
     remote_ids = select(rules.c.remote_group_id).where(of_used, rules.c.remote_group_id.is_not(None))
@@ -278,6 +308,12 @@ def _queries() -> _Queries:
             ports.c.network_id.in_(network_ids),
             or_(router_ports, ports.c.device_owner == SERVICE_OWNER, ports.c.vif != "none"),
         ),
+        vpns=select(*(vpns.c[item.name] for item in fields(VpnRow)))
+        .where(vpns.c.router_id.in_(router_ids))
+        .order_by(vpns.c.id),
+        vpn_clients=_columns(vpn_clients, VpnClientRow)
+        .where(vpn_clients.c.vpn_id.in_(vpn_ids))
+        .order_by(vpn_clients.c.id),
     )
 
 

@@ -66,6 +66,11 @@ INSIDE6 = router("inside6")
 SOURCE_NAT = nat("snat_default")
 HAIRPIN_NAT = nat("snat_hairpin")
 
+VPN_PORTS = router("vpn_ports")
+VPN_DEVICES = router("vpn_devices")
+VPN_CLIENTS = router("vpn_clients")
+VPN_INSIDE = router("vpn_inside")
+
 ND = "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }"
 
 
@@ -240,6 +245,10 @@ def router_rules() -> Layout:
         FLOATING: "type ipv4_addr : ipv4_addr;",
         FIXED: "type ipv4_addr : ipv4_addr;",
         INSIDE: "type ipv4_addr; flags interval;",
+        VPN_PORTS: "type inet_service;",
+        VPN_DEVICES: "type ifname;",
+        VPN_CLIENTS: "type ifname . ipv4_addr;",
+        VPN_INSIDE: "type ipv4_addr; flags interval;",
         INSIDE6: "type ipv6_addr; flags interval;",
     }
     public = f'"{PUBLIC_DEVICE}"'
@@ -255,7 +264,24 @@ def router_rules() -> Layout:
             f"oifname != {public} ct status dnat ip saddr @inside jump {HAIRPIN_NAT.name}",
             hook="type nat hook postrouting priority srcnat; policy accept;",
         ),
+        # A VPN's clients reach the networks behind the router, and nothing by way of a floating IP: the filters of
+        # the switch know them by their own addresses. One client reaches another through no filter, so not at all.
+        router("from_vpn"): Chain.of(
+            "ct status dnat drop",
+            f"oifname {public} drop",
+            "oifname @vpn_devices drop",
+            "iifname . ip saddr @vpn_clients ip daddr @vpn_inside accept",
+            "drop",
+        ),
+        router("to_vpn"): Chain.of(
+            "ct status dnat drop",
+            f"iifname {public} drop",
+            "ip saddr @vpn_inside accept",
+            "drop",
+        ),
         router("forwarded"): Chain.of(
+            "iifname @vpn_devices goto from_vpn",
+            "oifname @vpn_devices goto to_vpn",
             f"iifname {public} ct status dnat accept",
             f"iifname {public} ct state established,related accept",
             # Nothing is translated in IPv6: what is routed to a guest reaches it, if its groups let it in.
@@ -265,8 +291,10 @@ def router_rules() -> Layout:
         ),
         router("received"): Chain.of(
             'iifname "lo" accept',
+            "iifname @vpn_devices ip daddr != @vpn_inside drop",
             "ct state established,related accept",
             "meta l4proto { icmp, icmpv6 } accept",
+            f"iifname {public} udp dport @vpn_ports accept",
             hook="type filter hook input priority filter; policy drop;",
         ),
     }

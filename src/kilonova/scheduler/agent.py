@@ -16,7 +16,7 @@ from kilonova.config import Config
 from kilonova.errors import KilonovaError, NotFound
 from kilonova.ids import new_id
 from kilonova.operations import OperationRunner
-from kilonova.scheduler.host_state import Request, load_hosts
+from kilonova.scheduler.host_state import Request, load_hosts, wires_of_instance
 from kilonova.scheduler.placement import choose
 from kilonova.store import operations, statements
 from kilonova.store.database import Store
@@ -95,6 +95,7 @@ def claim_host(tx: Connection, operation: Operation) -> str:
             disk_gb=instance.disk_gb,
             availability_zone=instance.availability_zone,
             host=str(asked_for) if asked_for else None,
+            wires=wires_of_instance(tx, operation.resource_id),
         )
         chosen = choose(request, load_hosts(tx))
         host = chosen.name

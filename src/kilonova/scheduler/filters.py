@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from kilonova.network.managers import manager_named
 from kilonova.scheduler.host_state import HostState, Request
 
 Filter = Callable[[Request, HostState], str | None]
@@ -48,7 +49,19 @@ def _fits(what: str, unit: str, needed: int, free: int) -> str | None:
     return f"{what} {needed}{space} needed, {max(free, 0)}{space} free"
 
 
-FILTERS: tuple[Filter, ...] = (named_host, enabled, alive, availability_zone, ram, vcpus, disk)
+def networks(request: Request, host: HostState) -> str | None:
+    """Its frames reach each network's services: by trunk, tunnel or bridge, or because they run on the host itself."""
+    if host.wires is None:
+        return None
+    for wire in request.wires:
+        is_at_home = wire.network_host in (None, host.name)
+        need = manager_named(wire.manager).unmet_need(wire.physical_network, host.wires, is_at_home)
+        if need is not None:
+            return need
+    return None
+
+
+FILTERS: tuple[Filter, ...] = (named_host, enabled, alive, availability_zone, networks, ram, vcpus, disk)
 
 
 def unmet_need(request: Request, host: HostState, filters: Sequence[Filter] = FILTERS) -> str | None:

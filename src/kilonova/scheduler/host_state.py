@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
-from kilonova.store.schema import instances, now, services
+from kilonova.network.managers.wires import HostWires, wires_of
+from kilonova.store.schema import instances, networks, now, ports, services
 
 DEAD_AFTER_S = 30.0
 """A service that has not been heard of for so long is down."""
@@ -33,6 +34,8 @@ class HostState:
     instances: int = 0
     vif: str = "none"
     disabled_reason: str | None = None
+    wires: HostWires | None = None
+    """What its network agent can reach; none: not told."""
 
     @property
     def free_ram_mb(self) -> int:
@@ -58,6 +61,15 @@ class HostState:
 
 
 @dataclass(frozen=True)
+class Wire:
+    """What a network's frames travel on, and the network host that runs its services (none: not placed yet)."""
+
+    manager: str
+    physical_network: str
+    network_host: str | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """What an instance needs of a host."""
 
@@ -67,6 +79,8 @@ class Request:
     availability_zone: str | None = None
     host: str | None = None
     """An administrator may ask for one host."""
+    wires: tuple[Wire, ...] = ()
+    """Of the networks that its ports are on."""
 
 
 def is_alive(seen_at: datetime, forced_down: bool, moment: datetime) -> bool:
@@ -88,9 +102,18 @@ def load_hosts(tx: Connection) -> list[HostState]:
         .group_by(instances.c.host)
         .subquery()
     )
+    agents = services.alias("agents")
     query = (
-        select(services, used.c.instances, used.c.ram_mb, used.c.vcpus, used.c.disk_gb)
+        select(
+            services,
+            used.c.instances,
+            used.c.ram_mb,
+            used.c.vcpus,
+            used.c.disk_gb,
+            agents.c.capacity.label("network_capacity"),
+        )
         .outerjoin(used, used.c.host == services.c.host)
+        .outerjoin(agents, (agents.c.host == services.c.host) & (agents.c.kind == "network"))
         .where(services.c.kind == "compute")
         .order_by(services.c.host)
     )
@@ -113,6 +136,18 @@ def load_hosts(tx: Connection) -> list[HostState]:
                 used_disk_gb=int(row.disk_gb or 0),
                 instances=int(row.instances or 0),
                 vif=str(capacity.get("vif", "none")),
+                wires=wires_of(row.host, row.network_capacity),
             )
         )
     return hosts
+
+
+def wires_of_instance(tx: Connection, instance_id: str) -> tuple[Wire, ...]:
+    """Those of the networks that the instance has ports on; external ones are on every host."""
+    query = (
+        select(networks.c.manager, networks.c.physical_network, networks.c.host)
+        .join(ports, ports.c.network_id == networks.c.id)
+        .where(ports.c.device_id == instance_id, networks.c.external.is_(False))
+        .distinct()
+    )
+    return tuple(Wire(row.manager, row.physical_network, row.host) for row in tx.execute(query))

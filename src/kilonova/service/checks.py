@@ -31,6 +31,9 @@ PROGRAMS = {
     "conntrack": "conntrack",
     "arping": "iputils-arping",
     "busybox": "busybox-static",
+    "radvd": "radvd",
+    "wg": "wireguard-tools",
+    "wireguard-go": "wireguard-go",
 }
 """Program -> the Debian and Ubuntu package that has it."""
 

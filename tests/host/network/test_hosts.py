@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
-import struct
 from typing import Any
 
 import pytest
 
 from kilonova.network.host import namespaces
 from kilonova.network.host.inspect import inspect_namespace
-from kilonova.network.host.vlans import kernel_has_8021q
 
-from .fabric import TRUNK, Fabric
+from .fabric import Fabric
 from .world import Guest, Network, World, connects, pings
 
 KINDS = ("vlan", "vxlan", "flat-dhcp")
@@ -157,42 +154,3 @@ async def plug_in(world: World, guest: Guest, more: Guest, device: str) -> None:
 async def metadata(guest: Guest) -> str:
     url = "http://169.254.169.254/openstack/latest/meta_data.json"
     return (await asyncio.to_thread(guest.run, "curl", "-s", "-m", "5", url)).stdout
-
-
-# ------------------------------------------------------------------------------------------------ one kind each
-@pytest.mark.parametrize("vlan_backend", ["tc", "8021q"])
-async def test_frames_of_a_vlan_are_tagged_on_the_trunk(fabric: Fabric, vlan_backend: str) -> None:
-    if vlan_backend == "8021q" and not kernel_has_8021q():
-        pytest.skip("this kernel has no 8021q")
-    first, second, _ = fabric.hosts
-    for host in (first, second):
-        host.configure(vlan_backend=vlan_backend)
-        await host.restart_agent()
-    network = await first.network()
-    group = await first.default_group(network.project_id)
-    one, two = await first.guest(network, 3, [group]), await second.guest(network, 4, [group])
-    vid = int(network.bridge[2:])
-    seen = namespaces.run_inside(fabric.rack, capture, TRUNK)
-
-    assert pings(one.namespace, two.address)
-    assert tags(seen) == {vid}
-
-
-def capture(device: str) -> socket.socket:
-    """Hears every frame of a device from now on, its tag included."""
-    heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-    heard.bind((device, 3))
-    heard.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA: the tag, which the kernel takes off
-    heard.setblocking(False)
-    return heard
-
-
-def tags(heard: socket.socket) -> set[int]:
-    """The VLAN ids of what was heard; 0: no tag."""
-    found: set[int] = set()
-    with contextlib.suppress(BlockingIOError), heard:
-        while True:
-            _, ancillary, _, _ = heard.recvmsg(2048, 256)
-            status, _, _, _, _, tci, _ = struct.unpack("=IIIHHHH", ancillary[0][2])
-            found.add(tci & 0xFFF if status & 0x10 else 0)
-    return found

@@ -16,6 +16,8 @@ from kilonova.network.rows import (
     RouterRow,
     RuleRow,
     SubnetRow,
+    VpnClientRow,
+    VpnRow,
 )
 
 HOST = "host1"
@@ -51,6 +53,8 @@ class Rows:
         self.members: list[MemberRow] = []
         self.routed: list[tuple[str, str]] = []
         self.released: list[rows.ReleasedRow] = []
+        self.vpns: list[VpnRow] = []
+        self.vpn_clients: list[VpnClientRow] = []
 
     def network(self, number: int, cidr: str = "10.0.0.0/24", *, external: bool = False, **values: Any) -> str:
         network_id = uid(1, number)
@@ -130,6 +134,19 @@ class Rows:
     def rule(self, group: str, **values: Any) -> None:
         self.rules.append(RuleRow(group, "ingress", "IPv4", None, None, None, None, None)._replace(**values))
 
+    def vpn(self, number: int, router: int, port: int = 1000) -> str:
+        vpn_id = uid(5, number)
+        self.vpns.append(VpnRow(vpn_id, uid(4, router), port, f"private-{number}", f"public-{number}", "DOWN"))
+        return vpn_id
+
+    def vpn_client(
+        self, number: int, vpn: int, network: int, address: str, groups: tuple[str, ...] = (), **port: Any
+    ) -> str:
+        values = {"device_owner": "network:vpn_client", "device_id": uid(5, vpn), "vif": "none", **port}
+        port_id = self.port(90000 + number, network, address, groups, **values)
+        self.vpn_clients.append(VpnClientRow(uid(6, number), uid(5, vpn), port_id, f"client-{number}", None))
+        return port_id
+
     def host_rows(self) -> HostRows:
         return HostRows(
             HOST,
@@ -145,4 +162,6 @@ class Rows:
             self.routed,
             self.released,
             [],
+            vpns=self.vpns,
+            vpn_clients=self.vpn_clients,
         )

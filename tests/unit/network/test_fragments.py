@@ -9,12 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilonova.network import rules
-from kilonova.network.fragments import Names, bridge_layout, changed, combinations, fragments, vlan_name
+from kilonova.network.fragments import Names, bridge_layout, changed, combinations, fragments, tunnel_layout, vlan_name
 from kilonova.network.group_rules import combination_name
-from kilonova.network.layout import ElementKey, Layout, Link, Peer, Route, difference, merge
+from kilonova.network.layout import (
+    FLOOD,
+    ElementKey,
+    Forward,
+    Layout,
+    Link,
+    Peer,
+    Route,
+    Tunnel,
+    VlanTag,
+    difference,
+    merge,
+)
 from kilonova.network.plan import BridgePlan, HostPlan
 from kilonova.network.planner import plan
 from kilonova.network.rows import FloatingRow, HostRows
+from kilonova.network.tunnels import TunnelPlan
 
 from .host_rows import Rows, config, mac, uid
 
@@ -148,6 +161,39 @@ def test_vlan_device_is_a_trusted_port_of_its_bridge() -> None:
     assert ElementKey(rules.TRUSTED, f'"{device}"') in switch.elements
     with pytest.raises(ValueError):
         vlan_name(wanted.bridges["br-public"])
+
+
+def test_vlan_devices_of_two_trunks_with_long_names_differ() -> None:
+    names = {vlan_name(BridgePlan("br1", uid(1, 1), 1500, 1, VlanTag(f"enp0s31f6np{end}", 4094))) for end in (0, 1)}
+
+    assert len(names) == 2
+    assert all(len(name) < 15 and name.endswith(".4094") for name in names)
+
+
+def test_tunnel_is_a_trusted_port_of_its_bridge() -> None:
+    made = tunnel_layout(TunnelPlan(uid(1, 1), "bv7", 1450, Tunnel(7, "192.0.2.1"), peers=(("b", "192.0.2.2"),)))
+
+    assert made.links["vx7"] == Link("vxlan", 1450, uid(1, 1), master="bv7", tunnel=Tunnel(7, "192.0.2.1"))
+    assert ElementKey(rules.TRUSTED, '"vx7"') in made.elements
+    assert made.forwarding == {Forward("vx7", FLOOD, "192.0.2.2")}
+
+
+def test_administrators_bridge_is_filtered_and_not_ours() -> None:
+    rows = Rows()
+    rows.network(1, manager="flat-dhcp", physical_network="flat1", segmentation_id=None, bridge="br-flat")
+    here = by_namespace(plan(rows.host_rows(), config(flat_bridges={"flat1": "br-mine"})))["kn-switch"]
+
+    assert here.links["br-mine"] == Link("given bridge", 0, uid(1, 1), filtered=True)
+    assert ElementKey(rules.ZONES, '"br-mine"') in here.elements
+    assert here.links[f"svc{uid(1, 1)[:11]}"].master == "br-mine"
+
+
+def test_tunnels_nic_has_the_address_and_is_where_the_host_is_reached() -> None:
+    host = config(tunnel_interface="eth1", tunnel_address="192.0.2.1/24", trunks={"physnet1": "eth1"})
+    switch = by_namespace(plan(small().host_rows(), host))["kn-switch"]
+
+    assert switch.links["eth1"] == Link("other", 0, addresses=frozenset({"192.0.2.1/24"}))
+    assert ElementKey(rules.UNDERLAY, '"eth1"') in switch.elements
 
 
 def test_bridge_of_a_public_network_is_not_filtered() -> None:

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 
 from kilonova.network import rules
 from kilonova.network.layout import (
+    FLOOD,
     Chain,
     Changes,
     ElementKey,
+    Forward,
     Layout,
     Link,
     Route,
     SetKey,
+    Tunnel,
+    VlanTag,
     difference,
     merge,
     nft_commands,
@@ -26,7 +30,7 @@ links = st.dictionaries(
     st.sampled_from([f"tap{number}" for number in range(4)]),
     st.builds(
         Link,
-        st.sampled_from(["bridge", "tap", "veth"]),
+        st.sampled_from(["bridge", "tap", "veth", "vxlan"]),
         st.sampled_from([1450, 1500]),
         owner=st.sampled_from(["n1", "n2"]),
         up=st.booleans(),
@@ -48,7 +52,10 @@ def layouts(draw: st.DrawFn) -> Layout:
     routes = draw(
         st.frozensets(st.sampled_from([Route("0.0.0.0/0", "10.0.0.1", "a"), Route("10.1.0.0/16", "10.0.0.2", "a")]))
     )
-    return Layout(draw(links), routes, sets, draw(chains), elements)
+    drawn = draw(links)
+    entries = st.builds(Forward, st.sampled_from(["tap0", "tap1"]), st.just(FLOOD), st.sampled_from(["192.0.2.1"]))
+    told = frozenset(entry for entry in draw(st.frozensets(entries)) if entry.device in drawn)
+    return Layout(drawn, routes, sets, draw(chains), elements, told)
 
 
 def applied(found: Layout, changes: Changes) -> Layout:
@@ -67,7 +74,46 @@ def applied(found: Layout, changes: Changes) -> Layout:
         del elements[element]
     elements |= dict(changes.added_elements)
     routes = (found.routes - set(changes.removed_routes)) | set(changes.added_routes)
-    return Layout(kept, routes, sets, all_chains, elements)
+    told = {entry for entry in found.forwarding if entry.device not in changes.removed_links}
+    told = (told - set(changes.removed_forwarding)) | set(changes.added_forwarding)
+    return Layout(kept, routes, sets, all_chains, elements, frozenset(told))
+
+
+def test_forwarding_is_said_again_for_a_device_that_is_made_anew() -> None:
+    entry = Forward("vx1", FLOOD, "192.0.2.2")
+    found = Layout({"vx1": Link("vxlan", 1450, tunnel=Tunnel(1, "192.0.2.1"))}, forwarding=frozenset({entry}))
+    wanted = Layout({"vx1": Link("vxlan", 1450, tunnel=Tunnel(1, "192.0.2.9"))}, forwarding=frozenset({entry}))
+
+    changes = difference(found, wanted)
+
+    assert changes.removed_links == ("vx1",)
+    assert changes.added_forwarding == (entry,)
+
+
+def test_what_is_the_administrators_is_never_removed_and_changed_only_where_we_need_it() -> None:
+    nic = Link("veth", 9000, addresses=frozenset({"198.51.100.1/24"}))
+    bridge = Link("bridge", 9000, up=False, mac="02:00:00:00:00:07")
+    wanted = {
+        "eth1": Link("other", 0, addresses=frozenset({"192.0.2.1/24"})),
+        "br0": Link("given bridge", 0, owner="n1", filtered=True),
+    }
+
+    found = Layout({"eth1": nic, "br0": bridge})
+    changes = {change.name: change.after for change in difference(found, Layout(wanted)).changed_links}
+
+    assert changes["eth1"] == replace(nic, addresses=frozenset({"198.51.100.1/24", "192.0.2.1/24"}))
+    assert changes["br0"] == replace(bridge, up=True, filtered=True)
+    assert not difference(Layout(changes), Layout(wanted))
+    assert not difference(Layout(wanted), Layout()).removed_links
+
+
+def test_vlan_device_that_is_not_intact_is_changed_not_made_anew() -> None:
+    wanted = Layout({"eth1.5": Link("vlan", 1500, tag=VlanTag("eth1", 5))})
+    changes = difference(Layout({"eth1.5": Link("vlan", 1500, intact=False)}), wanted)
+
+    assert [change.name for change in changes.changed_links] == ["eth1.5"]
+    assert changes.removed_links == ()
+    assert changes.added_links == ()
 
 
 @given(layouts(), layouts())

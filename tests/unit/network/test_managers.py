@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
 from kilonova.config import Config, NetworkConfig
 from kilonova.errors import BadRequest, NoMoreNetworks
@@ -58,6 +58,10 @@ async def test_a_segment_that_cannot_be_is_refused(
         await segment(store, config, manager, physical, number)
 
 
+def add_network(tx: Connection, made: Segment) -> None:
+    tx.execute(insert(networks).values(id=new_id(), project_id="p", **vars(made)))
+
+
 async def test_users_get_the_least_id_that_is_free_and_then_an_error(store: Store) -> None:
     few = Config(
         Path("/nonexistent"), network=NetworkConfig(user_vlan_first=8, user_vlan_last=9, vni_first=5, vni_last=7)
@@ -66,15 +70,7 @@ async def test_users_get_the_least_id_that_is_free_and_then_an_error(store: Stor
         for number in ids:
             made = await segment(store, few, manager)
             assert made.segmentation_id == number
-            row = {
-                "id": new_id(),
-                "project_id": "p",
-                "manager": manager,
-                "physical_network": made.physical_network,
-                "segmentation_id": number,
-                "bridge": made.bridge,
-            }
-            await store.write(lambda tx, row=row: tx.execute(insert(networks).values(**row)) and None)
+            await store.write(add_network, made)
         with pytest.raises(NoMoreNetworks, match=f"{ids[0]} to {ids[-1]}"):
             await segment(store, few, manager)
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilonova.errors import NoValidHost
+from kilonova.network.managers.wires import wires_of
 from kilonova.scheduler.filters import FILTERS, unmet_need
-from kilonova.scheduler.host_state import HostState, Request
+from kilonova.scheduler.host_state import HostState, Request, Wire
 from kilonova.scheduler.placement import choose
 from kilonova.scheduler.weights import weight
 
@@ -86,6 +87,29 @@ ROOMY = HostState(name="host1", ram_mb=8192, vcpus=8, disk_gb=100)
 SMALL = Request(ram_mb=4096, vcpus=2, disk_gb=20)
 
 
+def wired(name: str, **capacity: object) -> HostState:
+    """A host whose network agent has told what it reaches."""
+    wires = wires_of(name, {"trunks": [], "flat_bridges": {}, "tunnel": None, **capacity})
+    return HostState(name=name, ram_mb=8192, vcpus=8, disk_gb=100, wires=wires)
+
+
+def test_a_server_goes_where_its_networks_are_carried() -> None:
+    hosts = [
+        wired("host1", trunks=["physnet1"]),
+        wired("host2", tunnel={"address": "192.0.2.1", "mtu": 1500}),
+        wired("host3", trunks=["physnet1"], flat_bridges={"lan": "br-lan"}),
+        wired("host4"),
+    ]
+    for wires, name in (
+        ((Wire("vlan", "physnet1", "host9"),), "host1"),
+        ((Wire("vxlan", "vxlan", "host9"),), "host2"),
+        ((Wire("vlan", "physnet1", "host9"), Wire("flat", "lan", "host9")), "host3"),
+        ((Wire("vlan", "physnet1", "host4"), Wire("vxlan", "vxlan", "host4")), "host4"),
+        ((Wire("vlan", "physnet1", None),), "host1"),
+    ):
+        assert choose(Request(1, 1, 1, wires=wires), hosts).name == name
+
+
 @pytest.mark.parametrize(
     ("host", "request_", "need"),
     [
@@ -98,6 +122,9 @@ SMALL = Request(ram_mb=4096, vcpus=2, disk_gb=20)
         (HostState(name="h", enabled=False), SMALL, "disabled"),
         (ROOMY, Request(1, 1, 1, availability_zone="moon"), "availability zone moon needed, it is in nova"),
         (ROOMY, Request(1, 1, 1, host="host9"), "host host9 was asked for"),
+        (wired("host1"), Request(1, 1, 1, wires=(Wire("vlan", "physnet1", "host2"),)), "no trunk for physnet1"),
+        (wired("host1"), Request(1, 1, 1, wires=(Wire("vxlan", "vxlan", "host2"),)), "no tunnel for VXLAN"),
+        (wired("host1"), Request(1, 1, 1, wires=(Wire("flat", "lan", "host1"),)), "no bridge for lan"),
     ],
 )
 def test_an_unmet_need_is_named(host: HostState, request_: Request, need: str) -> None:

@@ -235,3 +235,23 @@ async def test_the_least_loaded_living_network_host_is_picked(store: Store) -> N
 
     await store.write(load)
     assert await store.read(pick_network_host) == "b"
+
+
+async def test_a_server_is_claimed_by_a_host_that_carries_its_networks(store: Store) -> None:
+    """The host with more room has no trunk, and the network's services run on a third one."""
+
+    def unit(tx: Connection) -> str:
+        for name, ram_mb, trunks in (("host1", 9000, []), ("host2", 1000, ["physnet1"]), ("host3", 0, ["physnet1"])):
+            add_host(tx, name, ram_mb=ram_mb)
+            add_host(tx, name, kind="network", trunks=trunks, flat_bridges={}, tunnel=None)
+        network_id = new_id()
+        wire = {"manager": "vlan", "physical_network": "physnet1", "segmentation_id": 7, "bridge": "br7"}
+        tx.execute(insert(schema.networks).values(id=network_id, project_id="p1", host="host3", **wire))
+        instance_id = add_instance(tx)
+        port = {"id": new_id(), "mac": "fa:16:3e:00:00:01", "network_id": network_id, "device_id": instance_id}
+        tx.execute(insert(schema.ports).values(project_id="p1", **port))
+        begin(tx, instance_id, system_context())
+        (operation,) = operations.running_for(tx, instance_id)
+        return claim_host(tx, operation)
+
+    assert await store.write(unit) == "compute.host2"

@@ -20,7 +20,7 @@ from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network import rules
 from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resumed, translations_gone
 from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks_layout
-from kilonova.network.host import arp, conntrack, namespaces
+from kilonova.network.host import arp, conntrack, namespaces, proxies, wireguard
 from kilonova.network.host.dnsmasq import Dnsmasq
 from kilonova.network.host.inspect import inspect_here, inspect_namespace, relevant
 from kilonova.network.host.interface import Outcome, Wires
@@ -30,6 +30,7 @@ from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.sysctls import sysctls_of
 from kilonova.network.host.vlans import VlanBackend
+from kilonova.network.host.wireguard import WireGuard
 from kilonova.network.host.wires import find_wires
 from kilonova.network.layout import (
     Chain,
@@ -40,6 +41,7 @@ from kilonova.network.layout import (
     difference,
     merge,
     nft_commands,
+    without_device,
 )
 from kilonova.network.lease import boot_time
 from kilonova.network.plan import HostPlan
@@ -63,6 +65,7 @@ class KernelHost:
         self._config = config.host
         self._names = Names(config.host.prefix)
         self._dnsmasq = Dnsmasq(config.state_dir / "network")
+        self._wireguard = WireGuard()
         self._radvd = Radvd(config.state_dir / "routers")
         self._switch: _Switch | None = None
         self._believed: dict[str, Fragment] | None = None
@@ -97,6 +100,13 @@ class KernelHost:
     def wires(self) -> Wires:
         return find_wires(self._names.switch, self._config)
 
+    def handshakes(self, plan: HostPlan) -> Mapping[str, Mapping[str, int]]:
+        found: dict[str, Mapping[str, int]] = {}
+        for vpn in plan.vpns.values():
+            if vpn.clients:
+                found[vpn.vpn_id] = self._wireguard.handshakes(vpn, self._names.router(vpn.router_id))
+        return found
+
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
         failures: _Failures = {}
         done: list[str] = []
@@ -116,6 +126,7 @@ class KernelHost:
         for uplink in plan.uplinks:
             with _catching(failures, uplink.device):
                 self._fetch(switch, uplink.device)
+        self._make_vpns(plan, changes, look, failures, done)
         flows = self._apply_switch(switch, plan, wanted, changes.get(self._names.switch), failures, done)
         for name, change in changes.items():
             if name == self._names.switch or not change:
@@ -123,12 +134,14 @@ class KernelHost:
             with _catching(failures, owners.get(name, "")):
                 namespaces.run_inside(name, _apply_inside, name, change)
                 done.append(f"{name}: {change}")
+        self._configure_vpns(plan, look, failures, done)
         self._services(plan, look, failures, done)
         self._announcements(plan, look, failures, done)
         forgotten = self._forget(switch, plan, flows, failures)
         for name in stale:
             with _catching(failures, ""):
                 end_daemons(name)
+                wireguard.end_processes(name)
                 namespaces.delete(name)
                 done.append(f"deleted {name}")
         if not failures:
@@ -233,6 +246,27 @@ class KernelHost:
         done.append(f"{self._names.switch}: {changes}")
         return cuts(plan, changes)
 
+    # -------------------------------------------------------------------------------------------- VPNs
+    def _make_vpns(
+        self, plan: HostPlan, changes: dict[str, Changes], look: bool, failures: _Failures, done: list[str]
+    ) -> None:
+        """Devices that are missing. A router does without one that cannot be made."""
+        self._wireguard.forget(plan.vpns)
+        for vpn in plan.vpns.values():
+            namespace = self._names.router(vpn.router_id)
+            with _catching(failures, vpn.vpn_id):
+                done += [f"{namespace}: {word}" for word in self._wireguard.make(vpn, namespace, look=look)]
+            if vpn.vpn_id in failures and namespace in changes:
+                changes[namespace] = without_device(changes[namespace], vpn.device)
+
+    def _configure_vpns(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
+        for vpn in plan.vpns.values():
+            if vpn.router_id in failures or vpn.vpn_id in failures:
+                continue
+            with _catching(failures, vpn.vpn_id):
+                words = self._wireguard.configure(vpn, self._names.router(vpn.router_id), look=look)
+                done += [f"VPN {vpn.vpn_id}: {word}" for word in words]
+
     # -------------------------------------------------------------------------------------------- services
     def _services(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
         before = self._last_plan.services
@@ -270,8 +304,9 @@ class KernelHost:
             with _catching(failures, _SWITCH_OWNER):
                 switch.run(_Switch.cut, plan, flows)
         forgotten: list[ReleasedRow] = []
+        routing = plan.routers.keys() | plan.vpns.keys()
         for network_id in dict.fromkeys(row.network_id for row in plan.forget):
-            if _SWITCH_OWNER in failures or network_id in failures or failures.keys() & plan.routers.keys():
+            if _SWITCH_OWNER in failures or network_id in failures or failures.keys() & routing:
                 continue
             rows = [row for row in plan.forget if row.network_id == network_id]
             with _catching(failures, network_id):
@@ -357,11 +392,15 @@ def _apply_inside(namespace: str, changes: Changes) -> None:
             links.remove_route(route)
         for route in changes.added_routes:
             links.add_route(route)
+    for proxy in changes.removed_proxies:
+        proxies.remove(proxy)
+    for proxy in changes.added_proxies:
+        proxies.add(proxy)
     commands = nft_commands(changes)
     if commands:
         with Nft() as nft:
             nft.run(commands)
-    gone = translations_gone(changes)
+    gone = translations_gone(changes) | {proxy.address for proxy in changes.removed_proxies}
     if gone:
         conntrack.cut_translated(gone)
     for change in moved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kilonova.network.host import namespaces
+from kilonova.network.host import namespaces, proxies
 from kilonova.network.host.links import Links
 from kilonova.network.host.nftables import Nft
 from kilonova.network.layout import Layout
@@ -15,7 +15,9 @@ def inspect_here(links: Links, nft: Nft) -> Layout:
     filters, found = nft.found(), links.found()
     tunnels = {name: links.index(name) for name, link in found.items() if link.tunnel is not None and link.owner}
     forwarding = links.forwarding.found(tunnels)
-    return Layout(found, links.routes(), filters.sets, filters.chains, filters.elements, forwarding)
+    return Layout(
+        found, links.routes(), filters.sets, filters.chains, filters.elements, forwarding, proxies=proxies.found()
+    )
 
 
 def inspect_namespace(name: str) -> Layout:

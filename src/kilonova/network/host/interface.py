@@ -77,6 +77,9 @@ class Host(Protocol):
     def wires(self) -> Wires:
         """What is there of the configured trunks, bridges and tunnel; may be asked while a plan is applied."""
 
+    def handshakes(self, plan: HostPlan) -> Mapping[str, Mapping[str, int]]:
+        """VPN -> client's public key -> its last handshake, seconds since 1970. Raises `CommandFailed`."""
+
     def has_device(self, device: str) -> bool:
         """Is there such a port's device?"""
 

@@ -35,10 +35,19 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _UP = 1
+_SCOPE_LINK = 253
 _TABLE_MAIN, _PROTOCOL_KERNEL, _PROTOCOL_STATIC, _UNICAST, _ONLINK = 254, 2, 4, 1, 4
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-_KINDS: Mapping[str, Kind] = {"bridge": "bridge", "veth": "veth", "tun": "tap", "vlan": "vlan", "vxlan": "vxlan"}
+_KINDS: Mapping[str, Kind] = {
+    "bridge": "bridge",
+    "veth": "veth",
+    "tun": "tap",
+    "vlan": "vlan",
+    "vxlan": "vxlan",
+    "wireguard": "wireguard",
+}
+_TUN_TYPE, _TUN = 3, 1
 _NONE_THERE = 19
 _DOOMED = 0x6B6E
 """The group of links that are deleted together."""
@@ -115,6 +124,10 @@ class Links:
             self._address(netlink.RTM_DELADDR, 0, name, address)
         for address in sorted(after.addresses - before.addresses):
             self._address(netlink.RTM_NEWADDR, netlink.F_CREATE | netlink.F_REPLACE, name, address)
+
+    def add_wireguard(self, name: str) -> None:
+        """By the kernel's WireGuard. Raises `NetlinkError` EOPNOTSUPP where it has none."""
+        self._new(name, Link("wireguard", 0), "wireguard", b"")
 
     def move(self, name: str, namespace: str) -> None:
         """Give a link of this namespace to another one."""
@@ -235,7 +248,7 @@ class Links:
                 raise
 
     def _route(self, kind: int, flags: int, route: Route) -> None:
-        network, next_hop = ip_network(route.destination), ip_address(route.next_hop)
+        network = ip_network(route.destination)
         family = socket.AF_INET if network.version == 4 else socket.AF_INET6
         body = _RTMSG.pack(
             family,
@@ -244,14 +257,17 @@ class Links:
             0,
             _TABLE_MAIN,
             _PROTOCOL_STATIC,
-            0,
+            0 if route.next_hop or network.version == 6 else _SCOPE_LINK,
             _UNICAST,
-            _ONLINK if network.version == 4 else 0,
+            _ONLINK if route.next_hop and network.version == 4 else 0,
         )
         if network.prefixlen:
             body += attribute(_RTA_DST, network.network_address.packed)
-        body += attribute(_RTA_GATEWAY, next_hop.packed) + u32(_RTA_OIF, self.index(route.device))
-        self._socket.request(kind, flags, body, f"route {route.destination} via {route.next_hop}")
+        if route.next_hop:
+            body += attribute(_RTA_GATEWAY, ip_address(route.next_hop).packed)
+        body += u32(_RTA_OIF, self.index(route.device))
+        what = f"route {route.destination} via {route.next_hop or route.device}"
+        self._socket.request(kind, flags, body, what)
 
     # -------------------------------------------------------------------------------------------- inspection
     def found(self) -> dict[str, Link]:
@@ -297,18 +313,21 @@ class Links:
         return tuple(sorted(found))
 
     def routes(self) -> frozenset[Route]:
-        """The routes of the main table through a next hop, that the kernel did not make itself."""
+        """The main table without what the kernel made itself; without a next hop: only static ones, ours."""
         found: set[Route] = set()
         for message in self._socket.dump(netlink.RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "routes"):
             family, length, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(message.body)
             parsed = netlink.attributes(message.body, _RTMSG.size)
             table = number(parsed.get(_RTA_TABLE)) or table
-            if table != _TABLE_MAIN or protocol == _PROTOCOL_KERNEL or kind != _UNICAST or _RTA_GATEWAY not in parsed:
+            if table != _TABLE_MAIN or protocol == _PROTOCOL_KERNEL or kind != _UNICAST or _RTA_OIF not in parsed:
+                continue
+            if _RTA_GATEWAY not in parsed and protocol != _PROTOCOL_STATIC:
                 continue
             zero = bytes(4) if family == socket.AF_INET else bytes(16)
             destination = f"{ip_address(parsed.get(_RTA_DST, zero))}/{length}"
             device = socket.if_indextoname(number(parsed[_RTA_OIF]))
-            found.add(Route(destination, str(ip_address(parsed[_RTA_GATEWAY])), device))
+            next_hop = str(ip_address(parsed[_RTA_GATEWAY])) if _RTA_GATEWAY in parsed else ""
+            found.add(Route(destination, next_hop, device))
         return frozenset(found)
 
 
@@ -320,6 +339,8 @@ def _link(flags: int, parsed: Mapping[int, bytes], names: Mapping[int, str], add
     tunnel: Tunnel | None = None
     if kind == "bridge":
         filtered = number(netlink.attributes(info.get(_INFO_DATA, b"")).get(_BRIDGE_CALL4)) == 1
+    elif kind == "tap" and number(netlink.attributes(info.get(_INFO_DATA, b"")).get(_TUN_TYPE)) == _TUN:
+        kind = "wireguard"  # by wireguard-go: nothing else here has packets without Ethernet
     elif kind == "vxlan":
         data = netlink.attributes(info.get(_INFO_DATA, b""))
         tunnel = Tunnel(number(data.get(_VXLAN_ID)), str(ip_address(data.get(_VXLAN_LOCAL, bytes(4)))))

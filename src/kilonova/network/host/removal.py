@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kilonova.config import Config
 from kilonova.network.fragments import Names
-from kilonova.network.host import namespaces
+from kilonova.network.host import namespaces, wireguard
 from kilonova.network.host.dnsmasq import Dnsmasq
 from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
@@ -27,6 +27,7 @@ def remove_everything(config: Config) -> list[str]:
     for name in namespaces.names(config.host.prefix):
         if names.owns(name):
             end_daemons(name)
+            wireguard.end_processes(name)
             namespaces.delete(name)
             removed.append(f"namespace {name}")
     return removed

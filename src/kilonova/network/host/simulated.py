@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kilonova.config import HostConfig
 from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.plan import HostPlan
@@ -24,6 +26,9 @@ class SimulatedHost:
 
     def wires(self) -> Wires:
         return Wires.configured(self._config)
+
+    def handshakes(self, plan: HostPlan) -> Mapping[str, Mapping[str, int]]:
+        return {}
 
     def has_device(self, device: str) -> bool:
         return True
