@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import HOSTS, Lab
+from .lab import OWN_KERNELS, Lab, LabHost, LocalHost
 from .rack import Rack
 from .uml import CannotRun, UmlHost, kernel
 
@@ -21,13 +21,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         pytest.skip(f"no User-Mode Linux: {reason}")
     directory: Path = tmp_path_factory.mktemp("lab")
     rack = Rack(f"l{os.getpid() % 4096:x}-rack")
-    hosts: list[UmlHost] = []
+    hosts: list[LabHost] = []
     try:
-        rack.open(HOSTS)
-        hosts += [UmlHost(found, number, rack.name, directory) for number in range(1, HOSTS + 1)]
+        rack.open(len(OWN_KERNELS))
+        kernels = [UmlHost(found, number, rack.name, directory) for number in range(1, len(OWN_KERNELS) + 1)]
+        hosts += kernels
+        hosts.append(LocalHost(rack, directory))
         try:
-            for host in hosts:
-                host.wait_until_up()
+            for started in kernels:
+                started.wait_until_up()
         except CannotRun as reason:
             pytest.skip(f"no User-Mode Linux: {reason}")
         made = Lab(rack, hosts)

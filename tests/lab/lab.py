@@ -1,26 +1,101 @@
-"""Two projects' networks on every host of the lab, with equal addresses: only their VLANs keep them apart."""
+"""Two projects' networks on every host of the lab, with equal addresses: only their VLANs keep them apart.
+
+`host1` and `host2` have kernels of their own, with 802.1Q. `host3` is namespaces of this machine, whose VLAN devices
+are tc's, with all filters: a host as in the tier `host`, on the same trunk. A third network, with DHCP, is served by
+`host1` and has guests on the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
+from kilonova.config import Config, HostConfig
 from kilonova.network.fragments import Names
+from kilonova.network.host import namespaces
+from kilonova.network.host.apply import KernelHost
+from kilonova.network.host.removal import remove_everything
 from kilonova.network.plan import guest_end_name
+from kilonova.network.planner import plan
+from kilonova.network.rows import HostRows
 
-from .rack import Rack
+from .rack import TRUNK_MTU, Rack
 from .rows import Network, Port, Rows
-from .uml import TRUNK, UmlHost
+from .uml import TRUNK
 
-HOSTS = 2
-PREFIX = "lab"
-SWITCH = Names(PREFIX).switch
+OWN_KERNELS = ("host1", "host2")
+LOCAL = "host3"
+HOSTS = (*OWN_KERNELS, LOCAL)
 CIDR = "10.50.0.0/24"
-RED, BLUE = 100, 101
+RED, BLUE, SERVED = 100, 101, 102
+NETWORK_HOST = "host1"
+
+
+class LabHost(Protocol):
+    name: str
+    prefix: str
+
+    def realise(self, rows: HostRows, values: Mapping[str, Any], *, look: bool) -> Mapping[str, Any]:
+        """Have the cloud's code make the host as the rows want it: `{failures, changes}`."""
+
+    def shell(self, script: str) -> str:
+        """What a script says; it must end well."""
+
+    def succeeds(self, script: str) -> bool: ...
+
+    def end(self) -> None: ...
+
+
+class LocalHost:
+    """The same host code on this machine's kernel."""
+
+    def __init__(self, rack: Rack, directory: Path) -> None:
+        self.name = LOCAL
+        self.prefix = f"l{os.getpid() % 4096:03x}"
+        values = HostConfig(name=self.name, prefix=self.prefix, trunks={"physnet1": TRUNK}, vlan_backend="tc")
+        self._config = Config(directory / self.name, host=values)
+        self._host = KernelHost(self._config)
+        self._host.open()
+        switch = Names(self.prefix).switch
+        rack.join(f"trunk-{self.name}", switch, TRUNK, TRUNK_MTU)
+
+    def realise(self, rows: HostRows, values: Mapping[str, Any], *, look: bool) -> Mapping[str, Any]:
+        outcome = self._host.apply(plan(rows, self._config), look=look)
+        return {"failures": outcome.failures, "changes": outcome.changes}
+
+    def shell(self, script: str) -> str:
+        done = _run(script)
+        assert done.returncode == 0, f"{self.name}: {script}\n{done.stdout}"
+        return done.stdout
+
+    def succeeds(self, script: str) -> bool:
+        return _run(script).returncode == 0
+
+    def end(self) -> None:
+        self._host.close()
+        for name in namespaces.names(self.prefix):
+            if name.startswith(f"{self.prefix}-g-"):
+                namespaces.delete(name)
+        remove_everything(self._config)
+
+
+def _run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+        check=False,
+    )
 
 
 class Lab:
-    def __init__(self, rack: Rack, hosts: Sequence[UmlHost]) -> None:
+    def __init__(self, rack: Rack, hosts: Sequence[LabHost]) -> None:
         self.rack = rack
         self.hosts = {host.name: host for host in hosts}
         self.rows = Rows()
@@ -29,39 +104,52 @@ class Lab:
         for number, host in enumerate(hosts, start=1):
             for offset, network in ((10, self.red), (20, self.blue)):
                 self.ports[host.name, network.vlan] = self.rows.port(network, host.name, offset + number)
+        self.served = self.rows.network(SERVED, "10.60.0.0/24", served_by=NETWORK_HOST)
+        for number, host in enumerate(hosts, start=1):
+            if host.name != NETWORK_HOST:
+                self.ports[host.name, SERVED] = self.rows.port(self.served, host.name, 10 + number)
         for host in hosts:
             self.realise(host)
-            host.shell("set -e\n" + "".join(plug(port) for port in self.ports_of(host)))
+            host.shell("set -e\n" + "".join(plug(port, host) for port in self.ports.values() if port.host == host.name))
 
     def close(self) -> None:
         self.rows.close()
 
-    def ports_of(self, host: UmlHost) -> list[Port]:
-        return [port for port in self.ports.values() if port.host == host.name]
-
-    def realise(self, host: UmlHost, *, look: bool = False) -> Sequence[str]:
+    def realise(self, host: LabHost, *, look: bool = False) -> Sequence[str]:
         """Make the host as the rows want it; what was changed."""
-        values: dict[str, Any] = {"name": host.name, "prefix": PREFIX, "trunks": {"physnet1": TRUNK}}
-        answer = host.ask(realise=self.rows.of_host(host.name), host=values, look=look)
+        values: dict[str, Any] = {"name": host.name, "prefix": host.prefix, "trunks": {"physnet1": TRUNK}}
+        answer = host.realise(self.rows.of_host(host.name), values, look=look)
         assert answer["failures"] == {}, f"{host.name}: {answer}"
         changes: Sequence[str] = answer["changes"]
         return changes
 
     def pings(self, source: Port, target: Port, *, size: int = 56) -> bool:
+        host = self.hosts[source.host]
         words = f"ping -c 2 -i 0.2 -W 1 -M do -s {size} {target.address}"
-        return self.hosts[source.host].succeeds(f"ip netns exec {source.name} {words}")
+        return host.succeeds(f"ip netns exec {guest(source, host)} {words}")
 
-    def devices(self, host: UmlHost) -> str:
-        return host.shell(f"ip -d -o -n {SWITCH} link show")
+    def devices(self, host: LabHost) -> str:
+        return host.shell(f"ip -d -o -n {switch(host)} link show")
 
 
-def plug(port: Port) -> str:
-    """A script: the port's guest takes its interface and its address."""
+def switch(host: LabHost) -> str:
+    return Names(host.prefix).switch
+
+
+def guest(port: Port, host: LabHost) -> str:
+    """The namespace of a port's guest."""
+    return f"{host.prefix}-g-{port.id[:8]}"
+
+
+def plug(port: Port, host: LabHost) -> str:
+    """A script: the port's guest takes its interface and, where there is no DHCP, its address."""
     network: Network = port.network
-    length = network.cidr.rpartition("/")[2]
-    return f"""
-ip netns add {port.name}
-ip -n {SWITCH} link set {guest_end_name(port.id)} netns {port.name} name eth0
-ip -n {port.name} addr add {port.address}/{length} dev eth0
-ip -n {port.name} link set eth0 up
-"""
+    name = guest(port, host)
+    lines = [
+        f"ip netns add {name}",
+        f"ip -n {switch(host)} link set {guest_end_name(port.id)} netns {name} name eth0",
+        f"ip -n {name} link set eth0 up",
+    ]
+    if not network.is_served:
+        lines.append(f"ip -n {name} addr add {port.address}/{network.cidr.rpartition('/')[2]} dev eth0")
+    return "\n".join(lines) + "\n"

@@ -38,6 +38,13 @@ class Rack:
         lines.append(f"addr add 198.18.0.254/24 dev {MANAGEMENT}")
         self.ip(*lines)
 
+    def join(self, end: str, namespace: str, device: str, mtu: int) -> None:
+        """Give a namespace a `device` whose other end, `end`, is on the trunk."""
+        self.ip(
+            f"link add {end} mtu {mtu} type veth peer name {device} mtu {mtu} netns {namespace}",
+            f"link set {end} master {TRUNK} up",
+        )
+
     def ip(self, *lines: str) -> None:
         text = "".join(f"{line}\n" for line in lines)
         subprocess.run(["ip", "-n", self.name, "-batch", "-"], input=text, text=True, check=True, capture_output=True)

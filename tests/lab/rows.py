@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import pickle
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, delete, insert
 
 from kilonova.ids import new_id
-from kilonova.network.rows import load
+from kilonova.network.rows import HostRows, load
 from kilonova.store import schema
 
 PROJECT = "project"
@@ -23,6 +21,8 @@ class Network:
     subnet_id: str
     vlan: int
     cidr: str
+    is_served: bool = False
+    """With DHCP."""
 
     @property
     def bridge(self) -> str:
@@ -37,31 +37,33 @@ class Port:
     address: str
     mac: str
 
-    @property
-    def name(self) -> str:
-        """Of the namespace of its guest."""
-        return f"g-{self.id[:8]}"
-
 
 class Rows:
     def __init__(self) -> None:
         self._engine: Engine = create_engine("sqlite://")
         schema.metadata.create_all(self._engine)
+        self._open_group = new_id()
+        self._insert(schema.security_groups, id=self._open_group, project_id=PROJECT, name="everything")
+        for direction in ("ingress", "egress"):
+            rule = {"security_group_id": self._open_group, "direction": direction, "ethertype": "IPv4"}
+            self._insert(schema.security_group_rules, id=new_id(), project_id=PROJECT, **rule)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def network(self, vlan: int, cidr: str) -> Network:
-        network = Network(new_id(), new_id(), vlan, cidr)
+    def network(self, vlan: int, cidr: str, served_by: str = "") -> Network:
+        """A network; served by a host's DHCP, or by none."""
+        network = Network(new_id(), new_id(), vlan, cidr, bool(served_by))
         values = {"project_id": PROJECT, "manager": "vlan", "physical_network": "physnet1", "segmentation_id": vlan}
-        self._insert(schema.networks, id=network.id, bridge=network.bridge, **values)
-        gateway = str(ip_network(cidr)[1])
-        subnet = {"network_id": network.id, "cidr": cidr, "gateway_ip": gateway, "enable_dhcp": False}
+        self._insert(schema.networks, id=network.id, bridge=network.bridge, host=served_by or None, **values)
+        gateway, service = (str(ip_network(cidr)[offset]) for offset in (1, 2))
+        subnet = {"network_id": network.id, "cidr": cidr, "gateway_ip": gateway, "enable_dhcp": network.is_served}
+        subnet["service_address"] = service if served_by else None
         self._insert(schema.subnets, id=network.subnet_id, project_id=PROJECT, **subnet)
         return network
 
     def port(self, network: Network, host: str, offset: int) -> Port:
-        """A guest's port, bound to a host."""
+        """A guest's port, bound to a host. Its group lets everything through: only the wires keep guests apart."""
         port_id = new_id()
         mac = "fa:16:3e:" + ":".join(port_id[place : place + 2] for place in (0, 2, 4))
         port = Port(port_id, network, host, str(ip_network(network.cidr)[offset]), mac)
@@ -69,6 +71,7 @@ class Rows:
         self._insert(schema.ports, id=port_id, device_owner="compute:nova", device_id=new_id(), **values)
         address = {"subnet_id": network.subnet_id, "network_id": network.id, "address": port.address}
         self._insert(schema.addresses, port_id=port_id, **address)
+        self._insert(schema.port_security_groups, port_id=port_id, security_group_id=self._open_group)
         return port
 
     def remove(self, port: Port) -> None:
@@ -76,10 +79,10 @@ class Rows:
             tx.execute(delete(schema.addresses).where(schema.addresses.c.port_id == port.id))
             tx.execute(delete(schema.ports).where(schema.ports.c.id == port.id))
 
-    def of_host(self, host: str) -> str:
-        """Pickled, in base64: what the host's agent would read."""
+    def of_host(self, host: str) -> HostRows:
+        """What the host's agent would read."""
         with self._engine.connect() as tx:
-            return base64.b64encode(pickle.dumps(load(tx, host))).decode()
+            return load(tx, host)
 
     def _insert(self, table: Any, **values: Any) -> None:
         with self._engine.begin() as tx:

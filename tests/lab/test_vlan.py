@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .lab import BLUE, RED, SWITCH, Lab
+from .lab import BLUE, LOCAL, OWN_KERNELS, RED, SERVED, Lab, guest, switch
 from .rack import Capture
 from .uml import TRUNK
 
@@ -12,26 +12,44 @@ pytestmark = pytest.mark.timeout(180)
 IPV4 = 0x0800
 
 
-def test_the_hosts_have_the_kernels_vlan_devices(lab: Lab) -> None:
-    for host in lab.hosts.values():
+def test_hosts_have_the_kernels_vlan_devices_where_the_kernel_has_them(lab: Lab) -> None:
+    for name in OWN_KERNELS:
         for vlan in (RED, BLUE):
-            line = next(line for line in lab.devices(host).splitlines() if f" {TRUNK}.{vlan}@{TRUNK}:" in line)
+            line = device_line(lab, name, vlan)
             assert f"vlan protocol 802.1Q id {vlan} " in line
             assert f"master br{vlan} " in line
+    assert " veth " in device_line(lab, LOCAL, RED), "the third host's are tc's"
+
+
+def device_line(lab: Lab, name: str, vlan: int) -> str:
+    lines = lab.devices(lab.hosts[name]).splitlines()
+    return next(line for line in lines if f" {TRUNK}.{vlan}@" in line)
 
 
 @pytest.mark.parametrize("vlan", [RED, BLUE])
-def test_guests_of_a_network_reach_each_other_across_hosts(lab: Lab, vlan: int) -> None:
-    first, second = (lab.ports[name, vlan] for name in ("host1", "host2"))
+@pytest.mark.parametrize(("source", "target"), [("host1", "host2"), ("host2", LOCAL), (LOCAL, "host1")])
+def test_guests_of_a_network_reach_each_other_across_hosts(lab: Lab, vlan: int, source: str, target: str) -> None:
+    first, second = lab.ports[source, vlan], lab.ports[target, vlan]
     assert lab.pings(first, second)
     assert lab.pings(second, first, size=1472), "a frame of the full MTU must fit through with its tag"
 
 
-def test_networks_with_equal_addresses_stay_apart(lab: Lab) -> None:
-    red, blue = lab.ports["host1", RED], lab.ports["host1", BLUE]
-    assert not lab.pings(red, lab.ports["host2", BLUE])
-    assert not lab.pings(red, blue), "nor on one host"
-    assert not lab.pings(blue, lab.ports["host2", RED])
+@pytest.mark.parametrize(("source", "target"), [("host1", "host2"), ("host1", LOCAL), (LOCAL, "host2")])
+def test_networks_with_equal_addresses_stay_apart(lab: Lab, source: str, target: str) -> None:
+    assert not lab.pings(lab.ports[source, RED], lab.ports[target, BLUE])
+    assert not lab.pings(lab.ports[source, RED], lab.ports[source, BLUE]), "nor on one host"
+
+
+@pytest.mark.parametrize("name", ["host2", LOCAL])
+def test_guest_gets_its_lease_from_the_network_host_over_the_trunk(lab: Lab, name: str) -> None:
+    port, host = lab.ports[name, SERVED], lab.hosts[name]
+    script = "#!/bin/sh\n[ $1 = bound ] && echo leased $ip router $router by $serverid\nexit 0\n"
+    said = host.shell(
+        f"cat > /tmp/lab-{port.id} <<'end'\n{script}end\nchmod 755 /tmp/lab-{port.id}\n"
+        f"ip netns exec {guest(port, host)} busybox udhcpc -f -q -n -t 10 -T 1 -i eth0 -s /tmp/lab-{port.id}\n"
+        f"rm /tmp/lab-{port.id}"
+    )
+    assert f"leased {port.address} router 10.60.0.1 by 10.60.0.2" in said
 
 
 def test_every_frame_on_the_trunk_has_its_networks_tag(lab: Lab) -> None:
@@ -50,12 +68,12 @@ def test_every_frame_on_the_trunk_has_its_networks_tag(lab: Lab) -> None:
 
 def test_looking_again_changes_nothing(lab: Lab) -> None:
     for host in lab.hosts.values():
-        assert list(lab.realise(host, look=True)) == []
+        assert list(lab.realise(host, look=True)) == [], host.name
 
 
 def test_a_vlan_device_removed_by_hand_comes_back(lab: Lab) -> None:
     host = lab.hosts["host1"]
-    host.shell(f"ip -n {SWITCH} link delete {TRUNK}.{RED}")
+    host.shell(f"ip -n {switch(host)} link delete {TRUNK}.{RED}")
     first, second = (lab.ports[name, RED] for name in ("host1", "host2"))
     assert not lab.pings(second, first)
     assert "".join(lab.realise(host, look=True))
@@ -64,7 +82,7 @@ def test_a_vlan_device_removed_by_hand_comes_back(lab: Lab) -> None:
 
 def test_a_trunk_set_down_by_hand_comes_back_with_what_it_carries(lab: Lab) -> None:
     host = lab.hosts["host1"]
-    host.shell(f"ip -n {SWITCH} link set {TRUNK} down")
+    host.shell(f"ip -n {switch(host)} link set {TRUNK} down")
     first, second = (lab.ports[name, RED] for name in ("host1", "host2"))
     assert not lab.pings(second, first)
     assert "".join(lab.realise(host, look=True)), "one pass must do"
@@ -74,7 +92,7 @@ def test_a_trunk_set_down_by_hand_comes_back_with_what_it_carries(lab: Lab) -> N
 def test_bridge_and_vlan_device_leave_the_host_with_its_last_port(lab: Lab) -> None:
     host = lab.hosts["host2"]
     gone = lab.ports.pop(("host2", BLUE))
-    host.shell(f"ip netns delete {gone.name}")
+    host.shell(f"ip netns delete {guest(gone, host)}")
     lab.rows.remove(gone)
     lab.realise(host)
     devices = lab.devices(host)

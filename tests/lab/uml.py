@@ -6,8 +6,10 @@ The kernel is the distribution's package, unpacked under `build/uml` and not ins
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import platform
 import shutil
 import signal
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kilonova.network.host import namespaces
+from kilonova.network.rows import HostRows
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -116,7 +119,7 @@ class UmlHost:
 
     def __init__(self, kernel: Kernel, number: int, rack: str, directory: Path) -> None:
         """`rack`: the namespace with its taps `mgmt<number>` and `trunk<number>`. `directory`: for its console."""
-        self.name = f"host{number}"
+        self.name, self.prefix = f"host{number}", "lab"
         self._rack = rack
         self._address = f"198.18.0.{number}"
         self._console = directory / f"{self.name}.log"
@@ -183,6 +186,10 @@ class UmlHost:
         answer: dict[str, Any] = json.loads(line)
         assert "error" not in answer, f"{self.name}: {answer['error']}"
         return answer
+
+    def realise(self, rows: HostRows, values: Mapping[str, Any], *, look: bool) -> Mapping[str, Any]:
+        """Have the cloud's code make the host as the rows want it: `{failures, changes}`."""
+        return self.ask(realise=base64.b64encode(pickle.dumps(rows)).decode(), host=dict(values), look=look)
 
     def shell(self, script: str) -> str:
         """What a script says; it must end well."""
