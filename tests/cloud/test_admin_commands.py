@@ -10,14 +10,18 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from conftest import _session_cloud
 from running import RunningCloud, until
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
     """A control plane whose pool these tests may change."""
-    yield from _session_cloud(tmp_path_factory, "simulate", "fake")
+    cloud = RunningCloud(tmp_path_factory.mktemp("administrator") / "state", "simulate", "fake")
+    try:
+        cloud.up("--flat", "lan=br-lan", "--trunk", "physnet1=eth7")
+        yield cloud
+    finally:
+        cloud.down("--purge")
 
 
 def told(cloud: RunningCloud, *args: str) -> Any:
@@ -133,6 +137,78 @@ def test_networks_and_ranges_in_use_are_kept(cloud: RunningCloud) -> None:
     assert cloud.kilonova("vpn", "list").stdout == "no VPN is configured\n"
 
 
+def test_every_type_of_network_is_made_and_chosen_and_shown_with_reasons(cloud: RunningCloud) -> None:
+    """The order of preference, project by project, while what was chosen before is used up."""
+    vxlan = ["--num-networks", "1", "--vlan-start", "7000", "--vpn-start", "7000", "--manager", "vxlan"]
+    cloud.kilonova("network", "create", "--fixed-range", "10.70.0.0/24", *vxlan)
+    lan = ["--physical-network", "lan", "--fixed-range", "10.71.0.0/24", "--gateway", "10.71.0.254"]
+    [flat] = told(cloud, "network", "create", "--manager", "flat-dhcp", *lan, "--exclude", "10.71.0.0/25")
+    assert (flat["state"], flat["bridge"], flat["physical_network"]) == ("shared", "br-lan", "lan")
+    admin = cloud.connect()
+    names = [f"typed{i}" for i in range(3)]
+    for name in names:
+        admin.identity.create_project(name=name, domain_id="default")
+    cloud.kilonova("project", "set", names[1], "--network-type", "vxlan")
+    cloud.kilonova("project", "set", names[2], "--network-type", "flat")
+    given = [told(cloud, "network", "assign", name)["network"] for name in names[:2]]
+    assert [(n["manager"], n["bridge"][:2]) for n in given] == [("vlan", "br"), ("vxlan", "bv")]
+    said = refused(cloud, "network", "assign", names[2])
+    assert "flat, preferred by project" in said
+    assert "kilonova network create --manager flat " in said
+    assert told(cloud, "network", "assign", names[2], "--manager", "flat-dhcp")["network"]["id"] == flat["network_id"]
+    assert "10.71.0.0/24 (flat-dhcp, br-lan)" in cloud.kilonova("network", "assign", names[2], "br-lan").stdout
+
+    shown = told(cloud, "project", "show", names[1])
+    assert (shown["network_type"], shown["network"]["mtu"]) == ("vxlan", 1450)
+    assert [item["manager"] for item in shown["network"]["decision"]] == ["vxlan", "vlan", "flat-dhcp", "flat"]
+    for page in (cloud.kilonova("project", "show", names[1]), cloud.kilonova("network", "show", "bv7000")):
+        assert "preferred by project" in page.stdout
+        assert "the pool has no flat network" in page.stdout
+    assert {item["name"] for item in told(cloud, "project", "list", "--network-type", "flat")} == {names[2]}
+    assert "10.70.0.0/24" in cloud.kilonova("pro", "li").stdout
+    assert "it keeps its vxlan network" in cloud.kilonova("project", "set", names[1], "--network-type", "vlan").stdout
+    assert (
+        cloud.kilonova("project", "set", names[1], "--network-type", "auto").stdout
+        == f"{names[1]}: network type auto\n"
+    )
+    assert "nobody" in refused(cloud, "project", "show", "nobody")
+
+    admin_port = admin.network.create_port(network_id=given[0]["id"], project_id=shown["id"], name="left over")
+    assert f"port {admin_port.id}" in refused(cloud, "network", "release", names[0])
+    admin.network.delete_port(admin_port)
+    for name in (names[0], "bv7000", names[2]):
+        assert cloud.kilonova("network", "release", name).stdout == f"{name} released\n"
+    assert "has no network" in refused(cloud, "network", "release", names[0])
+    assert "nothing" in refused(cloud, "network", "release", "nothing")
+    for name in ("bv7000", "br-lan"):
+        until(f"{name} is deleted", lambda name=name: not cloud.kilonova("net", "del", name, check=False).returncode)
+    assert not {"10.70.0.0/24", "10.71.0.0/24"} & set(pool(cloud))
+
+
+def test_a_flat_network_needs_a_bridge_that_is_there(cloud: RunningCloud) -> None:
+    before = rows(cloud)
+    base = ["--manager", "flat", "--fixed-range", "10.71.0.0/24"]
+    for options, words in (
+        (["--physical-network", "attic"], ["attic", "host1 has lan", "--flat attic=BRIDGE"]),
+        ([], ["physical_network"]),
+        (["--physical-network", "lan", "--num-networks", "2"], ["num_networks"]),
+        (["--physical-network", "lan", "--vlan-start", "5"], ["vlan_start"]),
+    ):
+        said = refused(cloud, "network", "create", *base, *options)
+        assert all(word in said for word in words), said
+    assert rows(cloud) == before
+
+
+def test_lists_of_the_pool_have_filters_and_pages(cloud: RunningCloud) -> None:
+    first = told(cloud, "network", "list", "--free", "--manager", "vlan", "--limit", "2")
+    rest = told(cloud, "network", "list", "--free", "--limit", "2", "--marker", first[1]["cidr"])
+    everything = told(cloud, "network", "list", "--free")
+    assert [*first, *rest] == everything[:4]
+    assert told(cloud, "network", "list", "--manager", "vxlan") == []
+    assert cloud.kilonova("network", "list", "--physical-network", "attic").stdout == "no networks in the pool\n"
+    assert cloud.kilonova("network", "list", "--manager", "token-ring", check=False).returncode == 2
+
+
 def test_floating_ranges_are_created_listed_and_deleted(cloud: RunningCloud) -> None:
     made = told(cloud, "floating", "create", "host1", "198.51.100.0/24")
     assert (made["host"], made["cidr"], made["size"], made["used"]) == ("host1", "198.51.100.0/24", 253, 0)
@@ -148,6 +224,10 @@ def test_floating_ranges_are_created_listed_and_deleted(cloud: RunningCloud) -> 
         assert words in refused(cloud, "floating", "create", host, cidr), cidr
     assert told(cloud, "floating", "delete", "198.51.100.0/24") == {"deleted": "198.51.100.0/24"}
     assert "198.51.100.0/24" in refused(cloud, "floating", "delete", "198.51.100.0/24")
+    options = ["--gateway", "198.51.100.254", "--exclude", "198.51.100.1", "--exclude", "198.51.100.128/26"]
+    made = told(cloud, "floating", "create", "host1", "198.51.100.0/24", *options)
+    assert (made["gateway"], made["size"]) == ("198.51.100.254", 254 - 1 - 1 - 64)
+    cloud.kilonova("fl", "del", "198.51.100.0/24")
     no_range = cloud.kilonova("floating", "delete", "198.51.100.7", check=False)
     assert no_range.returncode == 2
     assert "198.51.100.7" in no_range.stderr

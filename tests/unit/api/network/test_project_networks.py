@@ -271,7 +271,8 @@ async def test_users_make_networks_on_any_manager_allowed_to_them(
         assert word in await operator.refused("POST", "/networks", {"network": fields}, status=status), fields
     body = {"network": {"provider:network_type": "vxlan"}}
     assert "administrator" in await member.refused("POST", "/networks", body, status=403)
-    listed = await operator.ask("GET", "/networks?provider:network_type=flat")
+    of_type: Any = {"provider:network_type": "flat"}
+    listed = await operator.ask("GET", "/networks", **of_type)
     assert [item["id"] for item in listed["networks"]] == [flat["id"]]
 
 
@@ -305,7 +306,7 @@ async def test_a_floating_address_is_of_the_host_of_the_projects_router(
     where: Any = {"host": "host2"}
     await rack.store.write(lambda tx: tx.execute(update(networks).values(**where)) and None)
     await rack.store.write(lambda tx: tx.execute(update(routers).values(**where)) and None)
-    (public,) = (await member.ask("GET", "/networks?router:external=true"))["networks"]
+    (public,) = (await member.ask("GET", "/networks", **{"router:external": True}))["networks"]
     port = await member.make("port", network_id=network_id)
     addresses = []
     for fields in ({"port_id": port["id"]}, *({} for _ in range(4))):
