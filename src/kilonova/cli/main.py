@@ -18,6 +18,7 @@ _COMMANDS = {
     "service": "kilonova.cli.lifecycle:service",
     "sandbox": "kilonova.cli.sandbox:sandbox",
     "doctor": "kilonova.cli.doctor:doctor",
+    "explain": "kilonova.cli.explain:explain",
     "network": "kilonova.cli.network:network",
     "floating": "kilonova.cli.floating:floating",
     "vpn": "kilonova.cli.vpn:vpn",

@@ -50,5 +50,9 @@ def _text(value: object) -> str:
         return ", ".join(_text(item) for item in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}={_text(item)}" for key, item in value.items())
-    # A name that a user chose does not command the terminal of who reads it.
-    return "".join(character if character.isprintable() else "\ufffd" for character in str(value))
+    return plain_text(str(value))
+
+
+def plain_text(text: str) -> str:
+    """A name that a user chose does not command the terminal of who reads it."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -20,6 +20,7 @@ from kilonova.bus import Bus, Subscription
 from kilonova.config import Config
 from kilonova.context import Context, system_context
 from kilonova.errors import CommandFailed, Conflict, KilonovaError, NotFound, Unavailable
+from kilonova.network.diagnosis import Diagnosis
 from kilonova.network.host.interface import Host, Outcome, Wires
 from kilonova.network.host.metadata import MetadataService
 from kilonova.network.host.simulated import SimulatedHost
@@ -85,6 +86,7 @@ class NetworkAgent:
         self._wires = Wires()
         """As last looked: what the heartbeat tells."""
         self._retry_s = _FIRST_RETRY_S
+        self._diagnosis = Diagnosis(config.host.name, self._host, self._wanted, self._last_failures, self._look_at_host)
 
     @property
     def topic(self) -> str:
@@ -115,6 +117,8 @@ class NetworkAgent:
             "unwire": self._on_look_again,
             "forget": self._on_look_again,
             "look_again": self._on_look_again,
+            "observe": self._diagnosis.on_observe,
+            "audit": self._diagnosis.on_audit,
         }
         self._subscription = self._bus.subscribe(self.topic, handlers)
 
@@ -168,6 +172,21 @@ class NetworkAgent:
         """Something changed. A cast does not wait; a call learns when it is done."""
         turn = await self._next_pass(urgent=False)
         return {"failures": turn.outcome.failures}
+
+    def _plan(self, rows: HostRows) -> HostPlan:
+        return replace(plan(rows, self._config), guarded=self._guarded)
+
+    async def _wanted(self) -> HostPlan:
+        """The plan of the rows as they are now."""
+        return self._plan(await self._store.read(load, self._config.host.name))
+
+    def _last_failures(self) -> dict[str, str]:
+        return self._last.outcome.failures if self._last else {}
+
+    async def _look_at_host(self) -> None:
+        """A pass that compares with the kernel."""
+        self._look = True
+        await self._next_pass()
 
     # -------------------------------------------------------------------------------------------- the loop
     async def _next_pass(self, *, urgent: bool = True) -> Pass:
@@ -236,7 +255,7 @@ class NetworkAgent:
         if self._lease.remaining_s <= 0:
             raise _NoLease(f"The network agent of host {self._config.host.name} has no lease; it asks for it again.")
         rows = await self._store.read(load, self._config.host.name)
-        wanted = replace(plan(rows, self._config), guarded=self._guarded)
+        wanted = self._plan(rows)
         before = self._last
         outcome = await asyncio.to_thread(self._host.apply, wanted, look=look)
         failures = dict(outcome.failures)

@@ -26,6 +26,7 @@ from kilonova.network.host.inspect import inspect_here, inspect_namespace, relev
 from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.host.links import Links, write_sysctls
 from kilonova.network.host.nftables import Nft
+from kilonova.network.host.observe import audit, observe
 from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.sysctls import sysctls_of
@@ -44,6 +45,7 @@ from kilonova.network.layout import (
     without_device,
 )
 from kilonova.network.lease import boot_time
+from kilonova.network.observation import Audit, Concern, Observation
 from kilonova.network.plan import HostPlan
 from kilonova.network.rows import ReleasedRow
 
@@ -64,7 +66,8 @@ class KernelHost:
     def __init__(self, config: Config) -> None:
         self._config = config.host
         self._names = Names(config.host.prefix)
-        self._dnsmasq = Dnsmasq(config.state_dir / "network")
+        self._directory = config.state_dir / "network"
+        self._dnsmasq = Dnsmasq(self._directory)
         self._wireguard = WireGuard()
         self._radvd = Radvd(config.state_dir / "routers")
         self._switch: _Switch | None = None
@@ -106,6 +109,16 @@ class KernelHost:
             if vpn.clients:
                 found[vpn.vpn_id] = self._wireguard.handshakes(vpn, self._names.router(vpn.router_id))
         return found
+
+    def observe(self, plan: HostPlan, concern: Concern) -> Observation:
+        return observe(plan, self._known(plan), concern, self._names, self._directory)
+
+    def audit(self, plan: HostPlan) -> Audit:
+        return audit(plan, self._known(plan), self._names, self._directory)
+
+    def _known(self, plan: HostPlan) -> dict[str, Fragment]:
+        """What the plan wants, with what the administrator had on his bridges when it was last looked."""
+        return fragments(plan, self._names) | _uplinks_of(plan, self._given, self._names.switch)
 
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
         failures: _Failures = {}
@@ -154,12 +167,7 @@ class KernelHost:
         names = [bridge.name for bridge in bridges if look or bridge.name not in self._given]
         known = {bridge.name: self._given[bridge.name] for bridge in bridges if bridge.name not in names}
         self._given = known | (switch.run(_Switch.foreign_ports, names) if names else {})
-        return {
-            f"uplinks of {bridge.name}": Fragment(
-                bridge.network_id, self._names.switch, given_uplinks_layout(self._given[bridge.name])
-            )
-            for bridge in bridges
-        }
+        return _uplinks_of(plan, self._given, self._names.switch)
 
     # -------------------------------------------------------------------------------------------- what differs
     def _look(
@@ -378,6 +386,15 @@ class _Switch:
             with _catching(failures, owners.get(entry.device, _SWITCH_OWNER)):
                 self.links.forwarding.add(entry)
         return failures
+
+
+def _uplinks_of(plan: HostPlan, given: Mapping[str, tuple[str, ...]], switch: str) -> dict[str, Fragment]:
+    """Fragments that trust the administrator's own ports on his bridges."""
+    return {
+        f"uplinks of {bridge.name}": Fragment(bridge.network_id, switch, given_uplinks_layout(given[bridge.name]))
+        for bridge in plan.bridges.values()
+        if bridge.given and bridge.name in given
+    }
 
 
 def _apply_inside(namespace: str, changes: Changes) -> None:

@@ -8,6 +8,7 @@ from ipaddress import ip_interface
 from typing import Any, Protocol
 
 from kilonova.config import HostConfig
+from kilonova.network.observation import Audit, Concern, Observation
 from kilonova.network.plan import HostPlan
 from kilonova.network.rows import ReleasedRow
 
@@ -85,3 +86,9 @@ class Host(Protocol):
 
     def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
         """Network -> the namespace in which its metadata shall be served."""
+
+    def observe(self, plan: HostPlan, concern: Concern) -> Observation:
+        """What is there of these objects; changes nothing."""
+
+    def audit(self, plan: HostPlan) -> Audit:
+        """Everything that is not as planned; changes nothing."""

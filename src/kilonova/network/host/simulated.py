@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kilonova.config import HostConfig
+from kilonova.network.fragments import Names, fragments
 from kilonova.network.host.interface import Outcome, Wires
+from kilonova.network.observation import Audit, Concern, Observation, PortFacts, RouteAnswer, ServiceFacts, concerned
 from kilonova.network.plan import HostPlan
 
 
@@ -35,3 +37,23 @@ class SimulatedHost:
 
     def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
         return {}
+
+    def observe(self, plan: HostPlan, concern: Concern) -> Observation:
+        """All of it is there, and every guest has its lease."""
+        mine = concerned(plan, fragments(plan, Names("")), concern)
+        leases = {
+            service.network_id: {entry.address: entry.mac for entry in service.entries}
+            for service in plan.services.values()
+            if service.network_id in concern.networks
+        }
+        return Observation(
+            host="",
+            planned=tuple(sorted(mine)),
+            ports={item: PortFacts(plan.ports[item].device, True) for item in concern.ports if item in plan.ports},
+            services={item: ServiceFacts(True, given, tuple(given)) for item, given in leases.items()},
+            routes=tuple(RouteAnswer(item.router_id, item.source, item.destination) for item in concern.routes),
+            simulated=True,
+        )
+
+    def audit(self, plan: HostPlan) -> Audit:
+        return Audit("")

@@ -1,0 +1,258 @@
+"""Looks at a host for `kilonova explain` and `kilonova doctor`: reads only, in threads and sockets of its own.
+
+What the plan wants is compared by `kilonova.network.observation`; here is what the kernel and dnsmasq are asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from kilonova.errors import CommandFailed, KilonovaError
+from kilonova.network.fragments import Fragment, Names, inside_device
+from kilonova.network.host import namespaces
+from kilonova.network.host.dnsmasq import Dnsmasq
+from kilonova.network.host.inspect import inspect_namespace, relevant
+from kilonova.network.host.sysctls import sysctls_of
+from kilonova.network.layout import Layout, merge
+from kilonova.network.observation import (
+    Audit,
+    Concern,
+    Deviation,
+    Leak,
+    Neighbour,
+    Observation,
+    PortFacts,
+    RouteAnswer,
+    RouteQuestion,
+    ServiceFacts,
+    concerned,
+    deviations,
+    drift,
+)
+from kilonova.network.plan import HostPlan, RouterPlan, ServicePlan
+from kilonova.network.rules import PREFIX, PUBLIC_DEVICE
+from kilonova.process import run
+
+
+def observe(
+    plan: HostPlan, wanted: Mapping[str, Fragment], concern: Concern, names: Names, directory: Path
+) -> Observation:
+    """What is there of the concerned objects; `wanted` is the plan as fragments, `directory` holds dnsmasq's files.
+
+    Blocks. Whose host it is, the caller says.
+    """
+    mine = concerned(plan, wanted, concern)
+    found = _found(mine, wanted)
+    neighbours: list[Neighbour] = []
+    for owner, namespace in _speakers(plan, concern, names):
+        if namespace in found:
+            neighbours += _neighbours(owner, namespace, concern.addresses)
+    return Observation(
+        host="",
+        planned=tuple(sorted(mine)),
+        deviations=(*deviations(mine, wanted, found), *_sysctls(mine, found)),
+        ports={port_id: facts for port_id in concern.ports if (facts := _port(plan, port_id, names)) is not None},
+        services={
+            network_id: _service(plan.services[network_id], directory, concern.addresses)
+            for network_id in concern.networks
+            if network_id in plan.services
+        },
+        neighbours=tuple(neighbours),
+        routes=tuple(_route(plan, question, names) for question in concern.routes),
+        foreign_tables={name: tables for name in sorted(found) if (tables := _foreign_tables(name))},
+    )
+
+
+def audit(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, directory: Path) -> Audit:
+    """Everything of this host's network that is not as planned, and what is left of things that are gone. Blocks."""
+    found = _found(wanted, wanted)
+    differences = [*drift(wanted, found), *_sysctls(wanted, found), *_dnsmasq_drift(plan, names, directory)]
+    return Audit("", tuple(dict.fromkeys(differences)), tuple(_leaks(plan, wanted, names, directory)))
+
+
+# ------------------------------------------------------------------------------------------------ the kernel
+def _found(mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment]) -> dict[str, Layout]:
+    """The layouts of the namespaces that are there."""
+    layouts: dict[str, list[Layout]] = {}
+    for item in wanted.values():
+        layouts.setdefault(item.namespace, []).append(item.layout)
+    return {
+        name: relevant(inspect_namespace(name), merge(layouts[name]))
+        for name in sorted({item.namespace for item in mine.values()})
+        if namespaces.exists(name)
+    }
+
+
+def _sysctls(mine: Mapping[str, Fragment], found: Iterable[str]) -> Iterator[Deviation]:
+    owners = {item.namespace: (key, item.owner) for key, item in mine.items()}
+    for namespace in found:
+        for name, (wanted, there) in namespaces.run_inside(namespace, _other_sysctls, namespace).items():
+            key, owner = owners[namespace]
+            yield Deviation(key, owner, namespace, "sysctl", name.replace("/", "."), wanted=wanted, found=there)
+
+
+def _other_sysctls(namespace: str) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for name, wanted in sysctls_of(namespace).items():
+        try:
+            there = Path("/proc/sys", name).read_text().strip()
+        except OSError:
+            continue
+        if there != wanted:
+            found[name] = (wanted, there)
+    return found
+
+
+def _ip(namespace: str, *words: str) -> list[dict[str, object]]:
+    """What `ip -j` lists. Raises `CommandFailed` with its words."""
+    text = namespaces.run_inside(namespace, run, ["ip", "-j", *words], timeout_s=5.0)
+    listed: list[dict[str, object]] = json.loads(text or "[]")
+    return listed
+
+
+def _port(plan: HostPlan, port_id: str, names: Names) -> PortFacts | None:
+    port = plan.ports.get(port_id)
+    if port is None:
+        return None
+    try:
+        listed = _ip(names.switch, "link", "show", "dev", port.device)
+    except KilonovaError:
+        return PortFacts(port.device, False)
+    flags = listed[0].get("flags") if listed else ()
+    return PortFacts(port.device, isinstance(flags, list) and "LOWER_UP" in flags)
+
+
+def _speakers(plan: HostPlan, concern: Concern, names: Names) -> Iterator[tuple[str, str]]:
+    """The routers and services that may have spoken with the guests, and their namespaces."""
+    for router_id in concern.routers:
+        if router_id in plan.routers:
+            yield router_id, names.router(router_id)
+    for network_id in concern.networks:
+        if network_id in plan.services:
+            yield network_id, names.service(network_id)
+
+
+def _neighbours(owner: str, namespace: str, addresses: Iterable[str]) -> Iterator[Neighbour]:
+    asked = set(addresses)
+    try:
+        entries = _ip(namespace, "neigh", "show")
+    except KilonovaError:
+        return
+    for entry in entries:
+        address, states = str(entry.get("dst", "")), entry.get("state")
+        if address in asked:
+            state = str(states[0]) if isinstance(states, list) and states else "NONE"
+            yield Neighbour(owner, address, str(entry.get("lladdr", "")), state)
+
+
+def _route(plan: HostPlan, question: RouteQuestion, names: Names) -> RouteAnswer:
+    def answer(**words: str) -> RouteAnswer:
+        return RouteAnswer(question.router_id, question.source, question.destination, **words)
+
+    router, namespace = plan.routers.get(question.router_id), names.router(question.router_id)
+    if router is None or not namespaces.exists(namespace):
+        return answer(error="the router is not there")
+    words = ["route", "get", question.destination]
+    device = _leg_device(router, question.leg)
+    if device:
+        words += ["from", question.source, "iif", device]
+    try:
+        (first, *_) = _ip(namespace, *words)
+    except (CommandFailed, ValueError) as error:
+        return answer(error=str(error).rpartition(": ")[2].strip().removeprefix("RTNETLINK answers: "))
+    if first.get("type") in ("blackhole", "unreachable", "prohibit"):
+        return answer(error=str(first["type"]))
+    local = "lo" if first.get("type") == "local" else ""
+    return answer(device=local or str(first.get("dev", "")), next_hop=str(first.get("gateway", "")))
+
+
+def _leg_device(router: RouterPlan, port_id: str) -> str:
+    if router.external is not None and router.external.port_id == port_id:
+        return PUBLIC_DEVICE
+    return next((inside_device(leg) for leg in router.interfaces if leg.port_id == port_id), "")
+
+
+def _foreign_tables(namespace: str) -> tuple[str, ...]:
+    try:
+        text = namespaces.run_inside(namespace, run, ["nft", "-j", "list", "tables"], timeout_s=5.0)
+    except KilonovaError:
+        return ()
+    tables = [item["table"]["name"] for item in json.loads(text or "{}").get("nftables", []) if "table" in item]
+    return tuple(sorted({name for name in tables if not name.startswith(PREFIX)}))
+
+
+# ------------------------------------------------------------------------------------------------ dnsmasq
+def _service(plan: ServicePlan, directory: Path, addresses: Iterable[str]) -> ServiceFacts:
+    home = directory / plan.network_id
+    leases = _leases(home / "leases")
+    lines = list(_host_lines(home / "hosts").values())
+    return ServiceFacts(
+        running=Dnsmasq(directory).is_running(plan.network_id),
+        leases={address: leases[address] for address in addresses if address in leases},
+        entries=tuple(address for address in addresses if any(_names(line, address) for line in lines)),
+    )
+
+
+def _leases(file: Path) -> dict[str, str]:
+    """Address -> MAC (of DHCPv6: the client's identity)."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return {}
+    return {words[2]: words[1] for line in lines if len(words := line.split()) >= 4}
+
+
+def _host_lines(hosts: Path) -> dict[str, str]:
+    try:
+        return {entry.name: entry.read_text() for entry in hosts.iterdir()}
+    except OSError:
+        return {}
+
+
+def _names(line: str, address: str) -> bool:
+    return any(word.strip().strip("[]") == address for word in line.split(","))
+
+
+def _dnsmasq_drift(plan: HostPlan, names: Names, directory: Path) -> Iterator[Deviation]:
+    dnsmasq = Dnsmasq(directory)
+    for network_id, service in plan.services.items():
+        key, namespace = f"service {network_id}", names.service(network_id)
+        if not dnsmasq.is_running(network_id):
+            yield Deviation(key, network_id, namespace, "process", "dnsmasq", wanted="running")
+        lines = list(_host_lines(directory / network_id / "hosts").values())
+        for entry in service.entries:
+            if not any(_names(line, entry.address) for line in lines):
+                yield Deviation(key, network_id, namespace, "file", "hosts", entry.address, wanted="there")
+
+
+# ------------------------------------------------------------------------------------------------ leaks
+def _leaks(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, directory: Path) -> Iterator[Leak]:
+    look = "the agent removes it when it looks again"
+    kept = {item.namespace for item in wanted.values()}
+    for name in namespaces.names(names.prefix):
+        if names.owns(name) and name not in kept:
+            yield Leak("namespace", name, "no router or network of this host has it", look)
+    for network_id in Dnsmasq(directory).networks():
+        if network_id not in plan.services:
+            why = f"this host does not serve network {network_id}"
+            yield Leak("file", str(directory / network_id), why, look)
+    for process, command in processes_naming(str(directory)):
+        known = [network_id for network_id in plan.services if f"{directory}/{network_id}/" in command]
+        if not known:
+            yield Leak("process", f"{process} ({command.split()[0]})", "it serves no network of this host", look)
+
+
+def processes_naming(text: str) -> Iterator[tuple[int, str]]:
+    """Processes whose command line holds `text`, and their command lines."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in command and command.split()[0].rpartition("/")[2] in ("dnsmasq", "radvd", "wireguard-go"):
+            yield int(entry), command.strip()
