@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from ipaddress import ip_interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import click
@@ -214,9 +214,9 @@ def _options(
 
 def _check_interface(device: str, text: str) -> None:
     try:
-        ip_interface(text)
+        IPv4Interface(text)
     except ValueError:
-        raise BadRequest(f"--tunnel {device}={text}: '{text}' is no address such as 192.0.2.1/24") from None
+        raise BadRequest(f"--tunnel {device}={text}: '{text}' is no IPv4 address such as 192.0.2.1/24") from None
 
 
 def _say_ready(state: StateDirectory, options: Options, as_json: bool) -> None:

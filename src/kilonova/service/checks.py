@@ -16,6 +16,8 @@ from typing import Literal
 
 from sqlalchemy import create_engine, select
 
+from kilonova.errors import KilonovaError
+from kilonova.network.host import vlan_tc
 from kilonova.service.state import Options, StateDirectory
 from kilonova.store import schema
 
@@ -37,6 +39,8 @@ PROGRAMS = {
 }
 """Program -> the Debian and Ubuntu package that has it."""
 
+WIRES = ("8021q", "vxlan")
+"""Kernel features that only wires to other hosts need."""
 LEAST_FREE_GB = 2.0
 
 
@@ -78,14 +82,25 @@ def kernel() -> Iterator[Finding]:
         yield Finding("kernel", "note", f"not checked, without {', '.join(missing)}", "install the packages first")
         return
     lacking = [name for name, works in _kernel_features().items() if not works]
-    needed = [name for name in lacking if name != "8021q"]
+    needed = [name for name in lacking if name not in WIRES]
     if needed:
         yield Finding("kernel", "problem", f"lacks {', '.join(needed)}", "load the modules, or use another kernel")
     else:
         yield Finding("kernel", "ok", "namespaces, bridge, veth, tun and nftables work")
     if "8021q" in lacking:
-        advice = "only needed when a trunk to other hosts is configured (--trunk)"
-        yield Finding("kernel VLAN devices", "note", "the kernel has no 8021q", advice)
+        yield _vlans_by_tc()
+    if "vxlan" in lacking:
+        yield Finding("kernel VXLAN devices", "note", "the kernel has no vxlan", "only needed with --tunnel")
+
+
+def _vlans_by_tc() -> Finding:
+    """Whether VLAN devices can be made without the kernel's own driver."""
+    try:
+        vlan_tc.check()
+    except KilonovaError as error:
+        found = f"the kernel has no 8021q, and takes no eBPF program instead: {error}"
+        return Finding("kernel VLAN devices", "note", found, "only needed with a trunk to other hosts (--trunk)")
+    return Finding("kernel VLAN devices", "ok", "the kernel has no 8021q: they are made by tc with eBPF")
 
 
 def _kernel_features() -> dict[str, bool]:
@@ -93,6 +108,7 @@ def _kernel_features() -> dict[str, bool]:
     script = (
         "ip link add b0 type bridge && echo bridge; ip link add v0 type veth peer name v1 && echo veth; "
         "ip tuntap add t0 mode tap && echo tun; ip link add link v0 name v0.5 type vlan id 5 && echo 8021q; "
+        "ip link add x0 type vxlan id 5 dstport 4789 && echo vxlan; "
         "nft add table inet x && nft add map inet x m '{ type ifname . ipv4_addr : verdict; }' && echo nftables"
     )
     try:
@@ -107,7 +123,7 @@ def _kernel_features() -> dict[str, bool]:
     except (OSError, subprocess.TimeoutExpired):
         return {"network namespaces": False}
     found = set(done.stdout.split())
-    return {name: name in found for name in ("bridge", "veth", "tun", "8021q", "nftables")}
+    return {name: name in found for name in ("bridge", "veth", "tun", "nftables", *WIRES)}
 
 
 def acceleration() -> Iterator[Finding]:

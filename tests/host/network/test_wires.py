@@ -14,6 +14,7 @@ import pytest
 from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
 from kilonova.network.host.inspect import inspect_namespace
+from kilonova.network.host.removal import let_go
 from kilonova.network.host.vlans import kernel_has_8021q
 from kilonova.network.layout import FLOOD, Forward
 from kilonova.store import schema
@@ -84,6 +85,16 @@ async def test_trunk_hears_every_mac_and_is_mended_when_it_does_not(fabric: Fabr
 
 
 @needs_tc
+async def test_trunk_is_let_go_as_it_came(fabric: Fabric) -> None:
+    await pair(fabric)
+    second = fabric.hosts[1]
+
+    namespaces.run_inside(second.switch, let_go, [TRUNK, "nosuchnic"])
+
+    assert "PROMISC" not in second.inside(second.switch, "ip", "link", "show", TRUNK)
+
+
+@needs_tc
 async def test_restart_of_the_agent_leaves_vlan_devices_as_they_are(fabric: Fabric) -> None:
     network, one, two = await pair(fabric)
     second = fabric.hosts[1]
@@ -127,7 +138,7 @@ async def test_guest_cannot_hop_to_another_vlan(fabric: Fabric) -> None:
         send_tagged(one, outer)
 
     assert pings(one.namespace, one.network.address(4))
-    assert tags(trunk) == {own}
+    assert tags(trunk, one.mac) == {own}
     assert bytes.fromhex(one.mac.replace(":", "")) not in b"".join(frames(heard))
 
 
@@ -358,14 +369,15 @@ def capture(device: str) -> socket.socket:
     return heard
 
 
-def tags(heard: socket.socket) -> set[int]:
-    """The VLAN ids of what was heard; 0: no tag."""
+def tags(heard: socket.socket, source: str = "") -> set[int]:
+    """The VLAN ids of what was heard (from a MAC); 0: no tag."""
     found: set[int] = set()
     with contextlib.suppress(BlockingIOError), heard:
         while True:
-            _, ancillary, _, _ = heard.recvmsg(2048, 256)
+            frame, ancillary, _, _ = heard.recvmsg(2048, 256)
             status, _, _, _, _, tci, _ = struct.unpack("=IIIHHHH", ancillary[0][2])
-            found.add(tci & 0xFFF if status & 0x10 else 0)
+            if frame[6:12].hex(":") == (source or frame[6:12].hex(":")):
+                found.add(tci & 0xFFF if status & 0x10 else 0)
     return found
 
 
@@ -380,7 +392,7 @@ def frames(heard: socket.socket) -> list[bytes]:
 def send_tagged(guest: Guest, vids: list[int]) -> None:
     """A broadcast ARP question and a packet from the guest's own addresses, behind these tags."""
     mac, address = bytes.fromhex(guest.mac.replace(":", "")), socket.inet_aton(guest.address)
-    tags = b"".join(struct.pack("!HH", 0x8100, vid) for vid in vids)
+    headers = b"".join(struct.pack("!HH", 0x8100, vid) for vid in vids)
     target = socket.inet_aton(guest.network.address(9))
     arp = struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1) + mac + address + bytes(6) + target
     header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, address, target) + struct.pack(
@@ -390,4 +402,4 @@ def send_tagged(guest: Guest, vids: list[int]) -> None:
     with raw:
         raw.bind(("eth0", 0))
         for payload in (arp, struct.pack("!H", 0x0800) + header):
-            raw.send(b"\xff" * 6 + mac + tags + payload)
+            raw.send(b"\xff" * 6 + mac + headers + payload)

@@ -34,7 +34,7 @@ _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_CALL4, _BRIDGE_CALL6 = 1, 23, 36, 37
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
-_UP = 1
+_UP, _PROMISCUOUS = 0x1, 0x100
 _SCOPE_LINK = 253
 _TABLE_MAIN, _PROTOCOL_KERNEL, _PROTOCOL_STATIC, _UNICAST, _ONLINK = 254, 2, 4, 1, 4
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
@@ -172,6 +172,11 @@ class Links:
 
     def up(self, name: str) -> None:
         body = _IFINFO.pack(0, 0, self.index(name), _UP, _UP)
+        self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+
+    def quiet(self, name: str) -> None:
+        """No longer promiscuous by our wish."""
+        body = _IFINFO.pack(0, 0, self.index(name), 0, _PROMISCUOUS)
         self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
 
     def add_route(self, route: Route) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kilonova.config import Config
 from kilonova.network.fragments import Names
 from kilonova.network.host import namespaces, wireguard
 from kilonova.network.host.dnsmasq import Dnsmasq
+from kilonova.network.host.links import Links
 from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
 
@@ -27,7 +30,17 @@ def remove_everything(config: Config) -> list[str]:
     for name in namespaces.names(config.host.prefix):
         if names.owns(name):
             end_daemons(name)
+            if name == names.switch:
+                namespaces.run_inside(name, let_go, sorted(set(config.host.trunks.values())))
             wireguard.end_processes(name)
             namespaces.delete(name)
             removed.append(f"namespace {name}")
     return removed
+
+
+def let_go(trunks: Iterable[str]) -> None:
+    """In the switch namespace: leave its NICs as they came, before the kernel gives them back to the machine."""
+    with Links() as links:
+        for device in trunks:
+            if links.exists(device):
+                links.quiet(device)
