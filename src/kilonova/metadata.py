@@ -268,33 +268,36 @@ def _nocloud(document: InstanceMetadata) -> dict[str, bytes]:
     about: dict[str, object] = {"instance-id": document.instance_id, "local-hostname": document.hostname}
     if document.public_key:
         about["public-keys"] = [document.public_key.strip()]
-    ethernets = {f"nic{number}": _ethernet(interface) for number, interface in enumerate(document.interfaces)}
+    config = [_physical(number, interface) for number, interface in enumerate(document.interfaces)]
     return {
         "meta-data": _json(about),
         "user-data": document.user_data or b"",
-        "network-config": _json({"version": 2, "ethernets": ethernets}),
+        "network-config": _json({"version": 1, "config": config}),
     }
 
 
-def _ethernet(interface: Interface) -> dict[str, object]:
-    """An interface in version 2 of cloud-init's network configuration (netplan's words)."""
-    static = [address for address in interface.addresses if address.is_static]
-    asked = [address for address in interface.addresses if not address.is_static]
-    found: dict[str, object] = {
-        "match": {"macaddress": interface.mac},
+def _physical(number: int, interface: Interface) -> dict[str, object]:
+    """An interface in version 1 of cloud-init's network configuration, which every version of it reads alike."""
+    return {
+        "type": "physical",
+        "name": f"eth{number}",
+        "mac_address": interface.mac,
         "mtu": interface.mtu,
-        "dhcp4": any(":" not in address.address for address in asked),
-        "dhcp6": any(":" in address.address and address.ipv6_mode != "slaac" for address in asked),
-        "accept-ra": any(":" in address.address for address in asked),
+        "subnets": [_subnet(address) for address in interface.addresses],
     }
-    if static:
-        found["addresses"] = [f"{address.address}/{address.prefix_length}" for address in static]
-        found["routes"] = [
-            {"to": route.destination, "via": route.next_hop} for address in static for route in _routes(address)
-        ]
-        servers = dict.fromkeys(server for address in static for server in address.nameservers)
-        found["nameservers"] = {"addresses": list(servers)}
-    return found
+
+
+def _subnet(address: InterfaceAddress) -> dict[str, object]:
+    version = ip_interface(address.address).version
+    if not address.is_static:
+        return {"type": "dhcp4" if version == 4 else f"ipv6_{address.ipv6_mode}"}
+    found: dict[str, object] = {
+        "type": "static" if version == 4 else "static6",
+        "address": f"{address.address}/{address.prefix_length}",
+        "routes": [_route(route) for route in address.routes],
+        "dns_nameservers": list(address.nameservers),
+    }
+    return found | ({"gateway": address.gateway} if address.gateway else {})
 
 
 # ------------------------------------------------------------------------------------------------ EC2

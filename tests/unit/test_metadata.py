@@ -232,24 +232,32 @@ def test_config_drive_has_what_the_nocloud_source_reads() -> None:
     }
     assert files["user-data"] == DOCUMENT.user_data
     config = json.loads(files["network-config"])
-    assert config["version"] == 2
-    assert config["ethernets"]["nic0"] == {
-        "match": {"macaddress": "fa:16:3e:00:00:01"},
-        "mtu": 1450,
-        "dhcp4": True,
-        "dhcp6": False,
-        "accept-ra": False,
-    }
-    assert config["ethernets"]["nic1"] == {
-        "match": {"macaddress": "fa:16:3e:00:00:02"},
-        "mtu": 1500,
-        "dhcp4": False,
-        "dhcp6": True,
-        "accept-ra": True,
-        "addresses": ["10.2.0.5/24"],
-        "routes": [{"to": "0.0.0.0/0", "via": "10.2.0.1"}, {"to": "172.16.0.0/12", "via": "10.2.0.9"}],
-        "nameservers": {"addresses": ["192.0.2.53"]},
-    }
+    assert config["version"] == 1
+    assert config["config"] == [
+        {
+            "type": "physical",
+            "name": "eth0",
+            "mac_address": "fa:16:3e:00:00:01",
+            "mtu": 1450,
+            "subnets": [{"type": "dhcp4"}],
+        },
+        {
+            "type": "physical",
+            "name": "eth1",
+            "mac_address": "fa:16:3e:00:00:02",
+            "mtu": 1500,
+            "subnets": [
+                {
+                    "type": "static",
+                    "address": "10.2.0.5/24",
+                    "gateway": "10.2.0.1",
+                    "routes": [{"network": "172.16.0.0", "netmask": "255.240.0.0", "gateway": "10.2.0.9"}],
+                    "dns_nameservers": ["192.0.2.53"],
+                },
+                {"type": "ipv6_dhcpv6-stateful"},
+            ],
+        },
+    ]
 
 
 def test_config_drive_carries_the_same_documents_without_the_password() -> None:
