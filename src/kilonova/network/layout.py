@@ -7,6 +7,7 @@ the other; only what differs is touched. Keys of nft elements are their canonica
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -110,17 +111,42 @@ def rule_digest(rule: str) -> str:
     return "k" + hashlib.sha256(rule.encode()).hexdigest()[:12]
 
 
+_PRIORITIES = {"raw": "-300", "dstnat": "-100", "filter": "0", "srcnat": "100"}
+"""Of the families ip, ip6 and inet (nft(8))."""
+_HOOK = re.compile(r"type (\w+) hook (\w+) priority (-?\w+); policy (\w+);")
+
+
+class Base(NamedTuple):
+    """Where a chain is hooked in, as the kernel lists it, and what becomes of packets that no rule decides about."""
+
+    place: str = ""
+    policy: str = ""
+
+    @staticmethod
+    def of(hook: str) -> Base:
+        match = _HOOK.fullmatch(hook)
+        if match is None:
+            return Base()
+        kind, place, priority, policy = match.groups()
+        return Base(f"{kind} {place} {_PRIORITIES.get(priority, priority)}", policy)
+
+
+NO_BASE = Base()
+
+
 @dataclass(frozen=True)
 class Chain:
-    """An nft chain; equal when its rules' digests are, in order."""
+    """An nft chain; equal when its rules' digests are, in order, and its hook is."""
 
     digests: tuple[str, ...]
     hook: str = field(default="", compare=False)
+    """The declaration of a base chain; of a found one only `base` is known."""
     rules: tuple[str, ...] = field(default=(), compare=False)
+    base: Base = NO_BASE
 
     @staticmethod
     def of(*rules: str, hook: str = "") -> Chain:
-        return Chain(tuple(rule_digest(rule) for rule in rules), hook, rules)
+        return Chain(tuple(rule_digest(rule) for rule in rules), hook, rules, Base.of(hook))
 
 
 @dataclass(frozen=True)
@@ -134,6 +160,18 @@ class Layout:
     """Element -> value of a map, or nothing."""
     forwarding: frozenset[Forward] = frozenset()
     proxies: frozenset[Proxy] = frozenset()
+
+    def renamed(self, wanted: Layout) -> dict[str, str]:
+        """Found links that somebody gave another name: present name -> wanted one. Only where there is no doubt."""
+        lost: dict[tuple[Kind, str], list[str]] = {}
+        for name, link in wanted.links.items():
+            if name not in self.links and link.owner:
+                lost.setdefault((link.kind, link.owner), []).append(name)
+        strange: dict[tuple[Kind, str], list[str]] = {}
+        for name, link in self.links.items():
+            if name not in wanted.links and (link.kind, link.owner) in lost:
+                strange.setdefault((link.kind, link.owner), []).append(name)
+        return {names[0]: lost[key][0] for key, names in strange.items() if len(names) == len(lost[key]) == 1}
 
 
 def merge(layouts: Iterable[Layout]) -> Layout:
@@ -299,7 +337,12 @@ def nft_commands(changes: Changes) -> str:
         lines.append(f"add {_set_or_map(declaration)} {' '.join(key)} {{ {declaration} }}")
     for key, chain in changes.added_chains:
         lines.append(f"add chain {' '.join(key)}" + (f" {{ {chain.hook} }}" if chain.hook else ""))
-    lines += [f"flush chain {' '.join(key)}" for key, _, _ in changes.changed_chains]
+    for key, before, after in changes.changed_chains:
+        lines.append(f"flush chain {' '.join(key)}")
+        if before.base.place != after.base.place:
+            lines.append(f"delete chain {' '.join(key)}")
+        if before.base != after.base:
+            lines.append(f"add chain {' '.join(key)}" + (f" {{ {after.hook} }}" if after.hook else ""))
     lines += [f"flush chain {' '.join(key)}" for key in changes.removed_chains]
     lines += _element_lines("delete", changes.removed_elements)
     lines += _element_lines("add", changes.added_elements)

@@ -121,9 +121,9 @@ def _open() -> socket.socket:
 
 
 def _claim(mac: str, address: str) -> None:
-    from kilonova.network.host.arp import announce
+    from kilonova.network.host.arp import Announcement, announce
 
-    announce("eth0", mac, [address])
+    announce([Announcement("eth0", mac, (address,))])
 
 
 def _offer() -> None:

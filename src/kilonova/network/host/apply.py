@@ -22,14 +22,15 @@ from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resum
 from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks_layout
 from kilonova.network.host import arp, conntrack, namespaces, proxies, wireguard
 from kilonova.network.host.dnsmasq import Dnsmasq
-from kilonova.network.host.inspect import inspect_here, inspect_namespace, relevant
+from kilonova.network.host.inspect import inspect_here, relevant, survey
 from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.host.links import Links, write_sysctls
 from kilonova.network.host.nftables import Nft
 from kilonova.network.host.observe import audit, observe
 from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
-from kilonova.network.host.sysctls import sysctls_of
+from kilonova.network.host.routes import NO_DRIFT, Drift, drift
+from kilonova.network.host.sysctls import is_router, sysctls_of
 from kilonova.network.host.vlans import VlanBackend
 from kilonova.network.host.wireguard import WireGuard
 from kilonova.network.host.wires import find_wires
@@ -128,25 +129,27 @@ class KernelHost:
         wanted = fragments(plan, self._names)
         wanted.update(self._given_uplinks(switch, plan, look))
         if look or self._believed is None:
-            changes, stale = self._look(switch, wanted, failures)
+            changes, drifts, stale = self._look(switch, wanted, failures, done)
         else:
+            drifts = {}
             changes, stale = _compare(self._believed, wanted)
         self._believed = None  # until all of it is done
         owners = {item.namespace: item.owner for item in wanted.values()}
         for name in sorted({item.namespace for item in wanted.values()}):
             if look or not namespaces.exists(name):
-                self._create(name, owners[name], failures)
+                self._create(name, owners[name], failures, done)
         for uplink in plan.uplinks:
             with _catching(failures, uplink.device):
                 self._fetch(switch, uplink.device)
         self._make_vpns(plan, changes, look, failures, done)
         flows = self._apply_switch(switch, plan, wanted, changes.get(self._names.switch), failures, done)
         for name, change in changes.items():
-            if name == self._names.switch or not change:
+            drift = drifts.get(name, NO_DRIFT)
+            if name == self._names.switch or not (change or drift):
                 continue
             with _catching(failures, owners.get(name, "")):
-                namespaces.run_inside(name, _apply_inside, name, change)
-                done.append(f"{name}: {change}")
+                namespaces.run_inside(name, _apply_inside, name, change, drift)
+                done.append(f"{name}: {', '.join(str(what) for what in (change, drift) if what)}")
         self._configure_vpns(plan, look, failures, done)
         self._services(plan, look, failures, done)
         self._announcements(plan, look, failures, done)
@@ -171,16 +174,25 @@ class KernelHost:
 
     # -------------------------------------------------------------------------------------------- what differs
     def _look(
-        self, switch: _Switch, wanted: Mapping[str, Fragment], failures: _Failures
-    ) -> tuple[dict[str, Changes], list[str]]:
-        """The changes by comparison with the kernel, and the namespaces that are not wanted."""
+        self, switch: _Switch, wanted: Mapping[str, Fragment], failures: _Failures, done: list[str]
+    ) -> tuple[dict[str, Changes], dict[str, Drift], list[str]]:
+        """The changes by comparison with the kernel, strange routes, and the namespaces that are not wanted."""
         layouts = _by_namespace(wanted.values())
         found: dict[str, Layout] = {}
+        drifts: dict[str, Drift] = {}
         for name in layouts:
             if name != self._names.switch and namespaces.exists(name):
                 with _catching(failures, ""):
-                    found[name] = relevant(inspect_namespace(name), layouts[name])
+                    surveyed = survey(name)
+                    found[name] = relevant(surveyed.layout, layouts[name])
+                    drifts[name] = drift(surveyed.routes, found[name], layouts[name])
         there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch])
+        renamed = there.renamed(layouts[self._names.switch])
+        if renamed:
+            for old, new in renamed.items():
+                switch.run(_Switch.rename_link, old, new)
+                done.append(f"{self._names.switch}: {old} is called {new} again")
+            there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch])
         for device, link in layouts[self._names.switch].links.items():
             peer = link.peer
             if peer is None or not peer.namespace or device not in there.links:
@@ -193,7 +205,7 @@ class KernelHost:
         stale = [
             name for name in namespaces.names(self._names.prefix) if self._names.owns(name) and name not in layouts
         ]
-        return changes, stale
+        return changes, drifts, stale
 
     # -------------------------------------------------------------------------------------------- the switch
     def _open_switch(self) -> _Switch:
@@ -217,9 +229,12 @@ class KernelHost:
             links.move(device, self._names.switch)
         log.info("moved %s into %s", device, self._names.switch)
 
-    def _create(self, name: str, owner: str, failures: _Failures) -> None:
+    def _create(self, name: str, owner: str, failures: _Failures, done: list[str]) -> None:
+        was_there = namespaces.exists(name)
         with _catching(failures, owner):
-            namespaces.create(name, lambda: _set_up(name))
+            changed = namespaces.create(name, lambda: _set_up(name))
+            if changed and was_there:
+                done.append(f"{name}: settings {', '.join(changed)}")
 
     def _apply_switch(
         self,
@@ -343,7 +358,10 @@ class _Switch:
         self._worker.close()
 
     def inspect(self) -> Layout:
-        return inspect_here(self.links, self.nft)
+        return inspect_here(self.links, self.nft).layout
+
+    def rename_link(self, name: str, wanted: str) -> None:
+        self.links.rename(name, wanted)
 
     def has_link(self, name: str) -> bool:
         return self.links.exists(name)
@@ -397,9 +415,10 @@ def _uplinks_of(plan: HostPlan, given: Mapping[str, tuple[str, ...]], switch: st
     }
 
 
-def _apply_inside(namespace: str, changes: Changes) -> None:
+def _apply_inside(namespace: str, changes: Changes, drift: Drift) -> None:
     """In the namespace of a router, a service or the outside. Its links were made with their other ends."""
     with Links() as links:
+        links.mend_routes(Drift(strays=drift.strays))
         links.remove_all(changes.removed_links)
         moved = [LinkChange(name, Link(link.kind, 0, up=False), link) for name, link in changes.added_links]
         moved += changes.changed_links
@@ -407,6 +426,7 @@ def _apply_inside(namespace: str, changes: Changes) -> None:
             links.change(change)
         for route in changes.removed_routes:
             links.remove_route(route)
+        links.mend_routes(Drift(lost=drift.lost))
         for route in changes.added_routes:
             links.add_route(route)
     for proxy in changes.removed_proxies:
@@ -420,17 +440,21 @@ def _apply_inside(namespace: str, changes: Changes) -> None:
     gone = translations_gone(changes) | {proxy.address for proxy in changes.removed_proxies}
     if gone:
         conntrack.cut_translated(gone)
-    for change in moved:
-        if change.name == rules.PUBLIC_DEVICE:
-            new = change.after.addresses - change.before.addresses
-            addresses = sorted(item.partition("/")[0] for item in new)
-            namespaces.run_later(namespace, partial(arp.announce, change.name, change.after.mac, addresses))
+    come = [
+        arp.Announcement(change.name, change.after.mac, tuple(sorted(item.partition("/")[0] for item in new)))
+        for change in moved
+        if change.after.mac and (new := change.after.addresses - change.before.addresses)
+    ]
+    if come:
+        namespaces.run_later(namespace, partial(arp.announce, come, router=is_router(namespace)))
 
 
-def _set_up(name: str) -> None:
-    write_sysctls(sysctls_of(name))
+def _set_up(name: str) -> list[str]:
+    """Of a namespace, new or not; the settings that were otherwise."""
+    changed = write_sysctls(sysctls_of(name))
     with Links() as links:
         links.up("lo")
+    return changed
 
 
 def _compare(before: Mapping[str, Fragment], after: Mapping[str, Fragment]) -> tuple[dict[str, Changes], list[str]]:

@@ -1,23 +1,62 @@
-"""Gratuitous ARP (RFC 5227, section 3): tells a link where an address now is, by a packet socket."""
+"""Tells a link where addresses now are: gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements
+(RFC 4861, section 7.2.6), by a packet socket. Neighbours' caches learn it, and so does every bridge on the way.
+"""
 
 from __future__ import annotations
 
 import socket
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 _BROADCAST = b"\xff" * 6
-_ETHERTYPE = 0x0806
+_ALL_NODES_MAC = bytes.fromhex("333300000001")
+_ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
+_ARP, _IPV6, _ICMPV6 = 0x0806, 0x86DD, 58
+_ADVERTISEMENT, _TARGET_MAC = 136, 2
+_IS_ROUTER, _OVERRIDES = 0x80000000, 0x20000000
 
 
-def announce(device: str, mac: str, addresses: Iterable[str]) -> None:
-    """From the namespace of the calling thread, once per IPv4 address."""
-    source = bytes.fromhex(mac.replace(":", ""))
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE)) as packet:
-        packet.bind((device, 0))
-        for address in addresses:
-            if ":" in address:
-                continue
-            packed = socket.inet_aton(address)
-            body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + source + packed + bytes(6) + packed
-            packet.send(_BROADCAST + source + struct.pack("!H", _ETHERTYPE) + body)
+class Announcement(NamedTuple):
+    """What a device says it has."""
+
+    device: str
+    mac: str
+    addresses: tuple[str, ...]
+
+
+def announce(announcements: Iterable[Announcement], *, router: bool = False) -> None:
+    """From the namespace of the calling thread, a frame per address; `router`: IPv6 neighbours may route through it."""
+    for device, mac, addresses in announcements:
+        source = bytes.fromhex(mac.replace(":", ""))
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as packet:
+            packet.bind((device, 0))
+            for address in addresses:
+                packet.send(neighbour_frame(source, address, router) if ":" in address else arp_frame(source, address))
+
+
+def arp_frame(source: bytes, address: str) -> bytes:
+    """An ARP request for one's own address."""
+    packed = socket.inet_aton(address)
+    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + source + packed + bytes(6) + packed
+    return _BROADCAST + source + struct.pack("!H", _ARP) + body
+
+
+def neighbour_frame(source: bytes, address: str, router: bool) -> bytes:
+    """An advertisement to all nodes that overrides what they knew."""
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    flags = _OVERRIDES | (_IS_ROUTER if router else 0)
+    body = struct.pack("!I", flags) + packed + struct.pack("!BB", _TARGET_MAC, 1) + source
+    pseudo = packed + _ALL_NODES + struct.pack("!II", 4 + len(body), _ICMPV6)
+    checksum = _checksum(pseudo + struct.pack("!BBH", _ADVERTISEMENT, 0, 0) + body)
+    message = struct.pack("!BBH", _ADVERTISEMENT, 0, checksum) + body
+    header = struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255) + packed + _ALL_NODES
+    return _ALL_NODES_MAC + source + struct.pack("!H", _IPV6) + header + message
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071; the data is of even length."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return int(~total & 0xFFFF)

@@ -19,7 +19,7 @@ from kilonova.network.dnsmasq_files import HOSTS, NAMES, DnsmasqFiles, dnsmasq_f
 from kilonova.network.fragments import SERVICE_DEVICE
 from kilonova.network.host import namespaces
 from kilonova.network.host.leases import Lease, find_leases
-from kilonova.network.host.processes import alive, cut_log, end, runs
+from kilonova.network.host.processes import alive, cut_log, end, runs, text_of
 from kilonova.network.plan import ServicePlan
 from kilonova.process import run
 
@@ -51,7 +51,9 @@ class Dnsmasq:
         files = dnsmasq_files(plan, directory, SERVICE_DEVICE, _user_of(directory))
         done = self._write_watched(plan.network_id, files, look=look)
         process = self._process(plan.network_id)
-        if process is not None and runs(process, f"--conf-file={directory / files.config_name}", namespace):
+        edited = look and process is not None and text_of(directory / files.config_name) != files.config
+        is_ours = process is not None and runs(process, f"--conf-file={directory / files.config_name}", namespace)
+        if process is not None and is_ours and not edited:
             if "forgot a host" in done:
                 os.kill(process, signal.SIGHUP)
             return done

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
-from kilonova.network.host import namespaces, proxies
+from kilonova.network.host import namespaces, proxies, routes
 from kilonova.network.host.links import Links
 from kilonova.network.host.nftables import Nft
 from kilonova.network.layout import Layout
 
 
-def inspect_here(links: Links, nft: Nft) -> Layout:
+class Survey(NamedTuple):
+    """What there is, and all of its routes, those too that a layout has no words for."""
+
+    layout: Layout
+    routes: tuple[routes.Record, ...]
+
+
+def inspect_here(links: Links, nft: Nft) -> Survey:
     """Of the namespace the calling thread is in."""
-    filters, found = nft.found(), links.found()
+    filters, found, records = nft.found(), links.found(), links.routes()
     tunnels = {name: links.index(name) for name, link in found.items() if link.tunnel is not None and link.owner}
     forwarding = links.forwarding.found(tunnels)
-    return Layout(
-        found, links.routes(), filters.sets, filters.chains, filters.elements, forwarding, proxies=proxies.found()
-    )
+    planned = routes.planned(records)
+    layout = Layout(found, planned, filters.sets, filters.chains, filters.elements, forwarding, proxies=proxies.found())
+    return Survey(layout, records)
 
 
-def inspect_namespace(name: str) -> Layout:
+def survey(name: str) -> Survey:
     """Of a namespace by name; raises `NotFound`."""
 
-    def look() -> Layout:
+    def look() -> Survey:
         with Links() as links, Nft() as nft:
             return inspect_here(links, nft)
 
     return namespaces.run_inside(name, look)
 
 
+def inspect_namespace(name: str) -> Layout:
+    """Of a namespace by name, as far as a plan can say it; raises `NotFound`."""
+    return survey(name).layout
+
+
 def relevant(found: Layout, wanted: Layout) -> Layout:
-    """`found` without the links that are none of this cloud's."""
+    """`found` without the links that are none of this cloud's, and without the routes through those."""
     ours = {name: link for name, link in found.links.items() if link.owner or name in wanted.links}
-    return replace(found, links=ours)
+    known = frozenset(item for item in found.routes if item.device in ours or item in wanted.routes)
+    return replace(found, links=ours, routes=known)

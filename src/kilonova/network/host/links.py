@@ -5,17 +5,19 @@ What this cloud made carries the alias `kilonova:OWNER`; `found` tells it, so th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from kilonova.errors import CommandFailed
-from kilonova.network.host import namespaces, netlink
+from kilonova.network.host import namespaces, netlink, routes
 from kilonova.network.host.forwarding import Forwarding
 from kilonova.network.host.netlink import attribute, nested, number, string, text, u8, u32
 from kilonova.network.host.vlans import VlanBackend, Vlans
@@ -25,7 +27,6 @@ ALIAS = "kilonova:"
 VXLAN_PORT = 4789
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
-_RTMSG = struct.Struct("=BBBBBBBBI")
 _ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _ALIAS, _GROUP, _NS_FD = 1, 3, 4, 10, 18, 20, 27, 28
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_PEER = 1
@@ -33,10 +34,7 @@ _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT = 1, 4, 7, 15
 _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_CALL4, _BRIDGE_CALL6 = 1, 23, 36, 37
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_NODAD = 0x02
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _UP, _PROMISCUOUS = 0x1, 0x100
-_SCOPE_LINK = 253
-_TABLE_MAIN, _PROTOCOL_KERNEL, _PROTOCOL_STATIC, _UNICAST, _ONLINK = 254, 2, 4, 1, 4
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _KINDS: Mapping[str, Kind] = {
@@ -191,6 +189,29 @@ class Links:
             if error.number != 3:  # ESRCH: it went with its link or address
                 raise
 
+    def mend_routes(self, drift: routes.Drift) -> None:
+        """Take away what somebody added, bring back what the kernel had made for addresses."""
+        for record in drift.strays:
+            with suppress(netlink.NetlinkError):  # it went with its link, or a planned one took its place
+                self._socket.request(netlink.RTM_DELROUTE, 0, record.body, f"route {record}")
+        for item in drift.lost:
+            flags = netlink.F_CREATE | netlink.F_REPLACE
+            body = routes.body_of_connected(item, self.index(item.device))
+            self._socket.request(netlink.RTM_NEWROUTE, flags, body, f"route {item.destination} of {item.device}")
+
+    def rename(self, name: str, wanted: str) -> None:
+        """Give a link another name; where the kernel wants it down for that, for a moment."""
+        body = _IFINFO.pack(0, 0, self.index(name), 0, 0) + text(_IFNAME, wanted)
+        try:
+            self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+        except netlink.NetlinkError as error:
+            if error.number != errno.EBUSY:
+                raise
+            down = _IFINFO.pack(0, 0, self.index(name), 0, _UP)
+            self._socket.request(netlink.RTM_NEWLINK, 0, down, f"link {name}")
+            self._socket.request(netlink.RTM_NEWLINK, 0, body, f"link {name}")
+            self.up(wanted)
+
     @staticmethod
     def index(name: str) -> int:
         try:
@@ -253,26 +274,8 @@ class Links:
                 raise
 
     def _route(self, kind: int, flags: int, route: Route) -> None:
-        network = ip_network(route.destination)
-        family = socket.AF_INET if network.version == 4 else socket.AF_INET6
-        body = _RTMSG.pack(
-            family,
-            network.prefixlen,
-            0,
-            0,
-            _TABLE_MAIN,
-            _PROTOCOL_STATIC,
-            0 if route.next_hop or network.version == 6 else _SCOPE_LINK,
-            _UNICAST,
-            _ONLINK if route.next_hop and network.version == 4 else 0,
-        )
-        if network.prefixlen:
-            body += attribute(_RTA_DST, network.network_address.packed)
-        if route.next_hop:
-            body += attribute(_RTA_GATEWAY, ip_address(route.next_hop).packed)
-        body += u32(_RTA_OIF, self.index(route.device))
-        what = f"route {route.destination} via {route.next_hop or route.device}"
-        self._socket.request(kind, flags, body, what)
+        body = routes.body_of_route(route, self.index(route.device))
+        self._socket.request(kind, flags, body, f"route {route.destination} via {route.next_hop or route.device}")
 
     # -------------------------------------------------------------------------------------------- inspection
     def found(self) -> dict[str, Link]:
@@ -317,23 +320,10 @@ class Links:
                 found.append(string(parsed.get(_IFNAME)))
         return tuple(sorted(found))
 
-    def routes(self) -> frozenset[Route]:
-        """The main table without what the kernel made itself; without a next hop: only static ones, ours."""
-        found: set[Route] = set()
-        for message in self._socket.dump(netlink.RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "routes"):
-            family, length, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(message.body)
-            parsed = netlink.attributes(message.body, _RTMSG.size)
-            table = number(parsed.get(_RTA_TABLE)) or table
-            if table != _TABLE_MAIN or protocol == _PROTOCOL_KERNEL or kind != _UNICAST or _RTA_OIF not in parsed:
-                continue
-            if _RTA_GATEWAY not in parsed and protocol != _PROTOCOL_STATIC:
-                continue
-            zero = bytes(4) if family == socket.AF_INET else bytes(16)
-            destination = f"{ip_address(parsed.get(_RTA_DST, zero))}/{length}"
-            device = socket.if_indextoname(number(parsed[_RTA_OIF]))
-            next_hop = str(ip_address(parsed[_RTA_GATEWAY])) if _RTA_GATEWAY in parsed else ""
-            found.add(Route(destination, next_hop, device))
-        return frozenset(found)
+    def routes(self) -> tuple[routes.Record, ...]:
+        """Of every table but the local one."""
+        dump = self._socket.dump(netlink.RTM_GETROUTE, routes.RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "routes")
+        return routes.parse(dump, dict(socket.if_nameindex()))
 
 
 def _link(flags: int, parsed: Mapping[int, bytes], names: Mapping[int, str], addresses: Iterable[str]) -> Link:
@@ -371,10 +361,15 @@ def _missing(name: str, link: Link) -> str:
     return f"link {name}: there is no such device on this machine"
 
 
-def write_sysctls(values: Mapping[str, str]) -> None:
-    """Of the namespace of the calling thread; `net/ipv4/ip_forward` -> value."""
+def write_sysctls(values: Mapping[str, str]) -> list[str]:
+    """Of the namespace of the calling thread; `net/ipv4/ip_forward` -> value. What had another value."""
+    changed: list[str] = []
     for name, value in values.items():
-        Path("/proc/sys", name).write_text(value)
+        path = Path("/proc/sys", name)
+        if path.read_text().strip() != value:
+            path.write_text(value)
+            changed.append(name)
+    return changed
 
 
 def _make_tap(name: str) -> None:

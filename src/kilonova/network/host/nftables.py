@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kilonova.errors import CommandFailed
-from kilonova.network.layout import MAP_MARK, Chain, ElementKey, Layout, SetKey
+from kilonova.network.layout import MAP_MARK, Base, Chain, ElementKey, Layout, SetKey
 from kilonova.network.rules import PASSING, PREFIX
 from kilonova.process import run
 
@@ -87,7 +87,7 @@ def parse(objects: Sequence[Mapping[str, Any]]) -> Layout:
     """A JSON listing (libnftables-json(5)) as a layout; what is in other tables is left out."""
     sets: dict[SetKey, str] = {}
     elements: dict[ElementKey, str] = {}
-    hooks: dict[SetKey, str] = {}
+    bases: dict[SetKey, Base] = {}
     digests: dict[SetKey, list[str]] = {}
     for item in objects:
         kind, body = next(iter(item.items()))
@@ -106,11 +106,13 @@ def parse(objects: Sequence[Mapping[str, Any]]) -> Layout:
         elif kind == "chain":
             key = SetKey(body["family"], table, body["name"])
             digests.setdefault(key, [])
-            hooks[key] = body.get("hook", "")
+            if "hook" in body:
+                place = f"{body['type']} {body['hook']} {body['prio']}"
+                bases[key] = Base(place, body.get("policy", ""))
         elif kind == "rule":
             key = SetKey(body["family"], table, body["chain"])
             digests.setdefault(key, []).append(body.get("comment", "?"))
-    chains = {key: Chain(tuple(found), hooks.get(key, "")) for key, found in digests.items()}
+    chains = {key: Chain(tuple(found), base=bases.get(key, Base())) for key, found in digests.items()}
     return Layout(sets=sets, chains=chains, elements=elements)
 
 

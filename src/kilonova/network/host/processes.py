@@ -106,3 +106,11 @@ def _gone(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(_END_WITHIN_S * 1000))
+
+
+def text_of(path: Path) -> str | None:
+    """What a file says; none: it is not there."""
+    try:
+        return path.read_text()
+    except OSError:
+        return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
-from kilonova.network.host.processes import AT_ONCE, alive, cut_log, end, runs
+from kilonova.network.host.processes import AT_ONCE, alive, cut_log, end, runs, text_of
 from kilonova.network.plan import RouterPlan
 from kilonova.network.radvd_files import RadvdFiles, radvd_files
 from kilonova.process import run
@@ -38,7 +38,8 @@ class Radvd:
         if files is None:
             return self.remove(plan.router_id)
         process = alive(directory / "pid", directory)
-        if process is not None and runs(process, str(directory / files.config_name), namespace):
+        config = directory / files.config_name
+        if process is not None and runs(process, str(config), namespace) and text_of(config) == files.config:
             cut_log(directory / "log")
             return []
         if process is not None:

@@ -51,4 +51,9 @@ def sysctls_of(namespace: str) -> Mapping[str, str]:
     _, _, rest = namespace.partition("-")
     if rest == "switch":
         return SWITCH
-    return ROUTER if rest.startswith("r-") else END
+    return ROUTER if is_router(namespace) else END
+
+
+def is_router(namespace: str) -> bool:
+    """By the namespace's name."""
+    return namespace.partition("-")[2].startswith("r-")
