@@ -174,7 +174,7 @@ def test_files_and_modules_that_pages_name_exist(page: Path) -> None:
     for text in inline(page):
         if re.fullmatch(r"[\w/-]+\.(py|S)", text):
             assert any(f"/{file}".endswith(f"/{text}") for file in files), f"{page.name}: {text}"
-        elif re.fullmatch(r"kilonova(\.[a-z_]+)+", text) and not text.endswith(".sqlite"):
+        elif re.fullmatch(r"kilonova(\.[a-z_]+)+", text) and not text.endswith((".sqlite", ".internal")):
             module = "src/" + "/".join(text.split(".")[:3])
             assert any(file.startswith((f"{module}/", f"{module}.py")) for file in files), f"{page.name}: {text}"
 
