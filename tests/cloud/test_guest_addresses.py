@@ -1,4 +1,4 @@
-"""What guests make of IPv6: SLAAC by their kernels, static addresses and those of DHCPv6 from `network_data.json`."""
+"""How guests get addresses that no DHCP for IPv4 gives them: told by the config drive, SLAAC, DHCPv6."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def boot(user: Connection, name: str, networks: list[Any], flavor: str) -> Any:
     return user.compute.wait_for_server(server, wait=60, interval=0.1)
 
 
+def open_http(user: Connection) -> None:
+    group = next(user.network.security_groups(name="default", project_id=user.current_project_id))
+    rule = {"direction": "ingress", "ethertype": "IPv4", "protocol": "tcp", "port_range_min": 80, "port_range_max": 80}
+    user.network.create_security_group_rule(security_group_id=group.id, **rule)
+
+
 def sixth(server: Any, network: Any) -> str:
     return next(str(item["addr"]) for item in server.addresses[network.name] if item["version"] == 6)
 
@@ -48,6 +54,26 @@ def prefix(cloud: RunningCloud) -> str:
 def in_guest(cloud: RunningCloud, server: Any, *words: str) -> subprocess.CompletedProcess[str]:
     argv = ["ip", "netns", "exec", f"{prefix(cloud)}-g-{server.id[:11]}", *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.timeout(180)
+def test_server_of_a_network_without_dhcp_is_reached_through_its_floating_address(light_sandbox: RunningCloud) -> None:
+    if light_sandbox.connect().image.find_image("tiny") is None:
+        light_sandbox.upload_tiny()
+    user = light_sandbox.member("silent")
+    network = user.network.create_network(name="silent")
+    subnet = user.network.create_subnet(network_id=network.id, ip_version=4, cidr="10.67.0.0/24", enable_dhcp=False)
+    router = user.network.create_router(name="silent")
+    user.network.add_interface_to_router(router, subnet_id=subnet.id)
+    public = next(user.network.networks(is_router_external=True))
+    user.network.update_router(router, external_gateway_info={"network_id": public.id})
+    open_http(user)
+    server = boot(user, "silent", [network], "m1.nano")
+    assert server.has_config_drive
+    port = next(user.network.ports(device_id=server.id))
+    floating = user.network.create_ip(floating_network_id=public.id, port_id=port.id)
+    fetch = ["sandbox", "exec", "--", "curl", "-sf", "--max-time", "1", f"http://{floating.floating_ip_address}/"]
+    until("HTTP on the floating IP", lambda: light_sandbox.kilonova(*fetch, check=False).stdout == "silent\n")
 
 
 @pytest.mark.timeout(180)
@@ -76,9 +102,7 @@ def test_a_virtual_machine_has_its_addresses_of_slaac_and_of_dhcpv6(make_cloud: 
     router = user.network.find_router("six1")
     public = next(user.network.networks(is_router_external=True))
     user.network.update_router(router, external_gateway_info={"network_id": public.id})
-    group = next(user.network.security_groups(name="default", project_id=user.current_project_id))
-    rule = {"direction": "ingress", "ethertype": "IPv4", "protocol": "tcp", "port_range_min": 80, "port_range_max": 80}
-    user.network.create_security_group_rule(security_group_id=group.id, **rule)
+    open_http(user)
     server = boot(user, "machine", networks, "m1.tiny")
     port = next(user.network.ports(device_id=server.id, network_id=networks[0].id))
     fixed = next(item["ip_address"] for item in port.fixed_ips if "." in item["ip_address"])

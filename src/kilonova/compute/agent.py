@@ -140,6 +140,7 @@ class ComputeAgent:
         async with self._existing(operation) as instance:
             if hard:
                 await self._guests.connect(instance, operation.context)
+                await self._guests.config_drive(instance)
             alive = await self.driver.state(instance.id) in (PowerState.RUNNING, PowerState.PAUSED)
             if alive:
                 await self.driver.reboot(instance.id, hard=hard, timeout_s=_patience_s(operation))

@@ -47,7 +47,7 @@ class Guests:
         async with _together() as group:
             group.create_task(self.connect(instance, context))
             image = group.create_task(self._image(instance))
-            drive = group.create_task(self._config_drive(instance))
+            drive = group.create_task(self.config_drive(instance))
         await self._driver.create(guest_spec(instance, self._config, image.result(), drive.result()))
 
     async def connect(self, instance: InstanceRow, context: Context) -> None:
@@ -94,7 +94,7 @@ class Guests:
             return None
         return CachedImage(spec.image, spec.image_format)
 
-    async def _config_drive(self, instance: InstanceRow) -> Path | None:
+    async def config_drive(self, instance: InstanceRow) -> Path | None:
         """Written at each start, as the instance's addresses are then: a guest without DHCP knows no others."""
         if not instance.config_drive or self._driver.drive_form == "none":
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,25 @@ async def test_hard_reboot_wires_the_ports_again_and_starts_a_stopped_guest(clou
     assert (await cloud.run("server.reboot", instance_id, type="HARD")).state == "done"
     assert "wire" in {method for method, _ in cloud.asked}
     assert await cloud.driver.state(instance_id) == PowerState.RUNNING
+
+
+@pytest.mark.parametrize("steps", [["server.stop", "server.start"], ["server.reboot"]])
+async def test_config_drive_tells_the_addresses_of_the_last_start(cloud: Cloud, steps: list[str]) -> None:
+    cloud.driver.drive_form = "directory"
+    instance_id = await active(cloud, config_drive=True)
+    document = GuestDirectory(cloud.config.state_dir, instance_id).config_files / "openstack/latest/network_data.json"
+    assert json.loads(document.read_text())["networks"][0]["type"] == "ipv4_dhcp"
+    await cloud.store.write(lambda tx: tx.execute(update(schema.subnets).values(enable_dhcp=False)).rowcount)
+    for kind in steps:
+        assert (await cloud.run(kind, instance_id, type="HARD")).state == "done", kind
+    network = json.loads(document.read_text())["networks"][0]
+    assert (network["type"], network["ip_address"]) == ("ipv4", "10.0.0.3")
+
+
+async def test_server_without_a_config_drive_gets_none(cloud: Cloud) -> None:
+    cloud.driver.drive_form = "directory"
+    instance_id = await active(cloud)
+    assert not GuestDirectory(cloud.config.state_dir, instance_id).config_files.exists()
 
 
 async def test_failed_pause_shows_the_guest_as_it_is(cloud: Cloud) -> None:
