@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kilonova import metadata
@@ -25,6 +26,7 @@ from kilonova.network.host.interface import Host, Outcome, Wires
 from kilonova.network.host.metadata import MetadataService
 from kilonova.network.host.simulated import SimulatedHost
 from kilonova.network.lease import Beat, Lease
+from kilonova.network.peers import changed_groups, hosts_naming
 from kilonova.network.plan import HostPlan
 from kilonova.network.planner import plan
 from kilonova.network.results import record, results_of
@@ -271,9 +273,17 @@ class NetworkAgent:
         results = results_of(rows, wanted, turn.outcome)
         if results:
             await self._store.write(record, results)
-        for host in sorted(hosts_to_tell(before.plan.tunnels if before else {}, wanted.tunnels)):
-            await self._bus.cast(f"network.{host}", "look_again", {}, context=system_context())
+        await self._tell_peers(before.plan if before else HostPlan(), wanted)
         return turn
+
+    async def _tell_peers(self, before: HostPlan, after: HostPlan) -> None:
+        """Other hosts' filters and forwarding tables name what is here."""
+        hosts = hosts_to_tell(before.tunnels, after.tunnels)
+        groups = changed_groups(before, after) if self._guarded else set()
+        if groups:
+            hosts |= await self._store.read(partial(hosts_naming, but=self._config.host.name), groups)
+        for host in sorted(hosts):
+            await self._bus.cast(f"network.{host}", "look_again", {}, context=system_context())
 
     def _reachable(self, wanted: HostPlan, failures: dict[str, str]) -> dict[str, str]:
         namespaces = self._host.service_namespaces(wanted)

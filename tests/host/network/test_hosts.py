@@ -13,7 +13,7 @@ from kilonova.network.host import namespaces
 from kilonova.network.host.inspect import inspect_namespace
 
 from .fabric import Fabric
-from .world import Guest, Network, World, connects, pings
+from .world import Guest, Network, World, connects, eventually, pings
 
 KINDS = ("vlan", "vxlan", "flat-dhcp")
 
@@ -67,6 +67,26 @@ async def test_groups_hold_between_hosts(fabric: Fabric, kind: str) -> None:
     assert pings(two.namespace, one.address)
     assert not pings(apart.namespace, one.address)
     assert not pings(one.namespace, apart.address)
+
+
+async def test_member_that_comes_or_goes_on_one_host_is_known_on_the_others_at_once(fabric: Fabric) -> None:
+    """No other host is asked to look: the one with the port sees to it."""
+    first, second, third = fabric.hosts
+    network = await first.network()
+    group = await first.default_group(network.project_id)
+    one = await second.guest(network, 3, [group])
+    two = await third.guest(network, 4, [group])
+
+    def members() -> str:
+        return second.inside(second.switch, "nft", "list", "table", "inet", "kn_sg").partition("set g_")[2]
+
+    await eventually(lambda: two.address in members())
+    assert pings(two.namespace, one.address)
+
+    await third.delete_port(two.port_id)
+    await third.look()
+
+    await eventually(lambda: two.address not in members())
 
 
 @pytest.mark.parametrize("kind", KINDS)

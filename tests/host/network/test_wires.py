@@ -20,7 +20,7 @@ from kilonova.network.layout import FLOOD, Forward
 from kilonova.store import schema
 
 from .fabric import FLAT, TRUNK, UNDERLAY, Fabric
-from .world import Guest, Network, World, pings
+from .world import Guest, Network, World, eventually, pings
 
 VNI = 9999
 VXLAN = {"manager": "vxlan", "physical_network": "vxlan", "segmentation_id": VNI, "bridge": f"bv{VNI}", "mtu": 1500}
@@ -345,12 +345,6 @@ def heard_from(listener: socket.socket) -> set[str]:
         while True:
             found.add(listener.recvfrom(2048)[1][0])
     return found
-
-
-async def eventually(condition: Any, within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def mapped(program: int, index: int) -> int:

@@ -397,6 +397,13 @@ def until(condition: Callable[[], bool], what: str, within_s: float = 5.0) -> No
         time.sleep(0.02)
 
 
+async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    """As `until`, while agents go on working."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 def _run(argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         list(argv), capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
