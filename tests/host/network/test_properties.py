@@ -14,11 +14,12 @@ import pytest
 from kilonova.config import Config, HostConfig
 from kilonova.network.fragments import Names, fragments
 from kilonova.network.group_rules import GroupRule, compile_rules
+from kilonova.network.host import namespaces
 from kilonova.network.host.apply import KernelHost
 from kilonova.network.host.inspect import inspect_namespace, relevant
 from kilonova.network.host.removal import remove_everything
 from kilonova.network.ipv6 import link_local
-from kilonova.network.layout import difference, merge
+from kilonova.network.layout import Tunnel, VlanTag, difference, merge
 from kilonova.network.plan import (
     AddressPair,
     BridgePlan,
@@ -34,8 +35,11 @@ from kilonova.network.plan import (
     ServicePlan,
     ServiceSubnet,
     StaticRoute,
+    Uplink,
     tap_name,
 )
+from kilonova.network.tunnels import TunnelPlan
+from kilonova.process import run
 
 GROUPS = [f"{number:08x}-0000-4000-8000-00000000000a" for number in range(3)]
 
@@ -56,6 +60,7 @@ def test_applied_plan_is_what_is_found_and_a_second_time_does_nothing(config: Co
     names = Names(config.host.prefix)
     host = KernelHost(config)
     host.open()
+    namespaces.run_inside(names.switch, _administrator)
     try:
         for _ in range(5):
             plan = _plan(dice)
@@ -67,6 +72,7 @@ def test_applied_plan_is_what_is_found_and_a_second_time_does_nothing(config: Co
         assert host.apply(HostPlan(), look=False).failures == {}
         _assert_as_planned(HostPlan(), names)
         assert host.apply(HostPlan(), look=True).changes == ()
+        assert inspect_namespace(names.switch).links.keys() == {"trunk0", "trunk1", "br4"}
     finally:
         host.close()
 
@@ -75,6 +81,7 @@ def test_another_agent_finds_everything_as_it_was_left(config: Config) -> None:
     plan = _plan(random.Random(99))
     first, second = KernelHost(config), KernelHost(config)
     first.open()
+    namespaces.run_inside(Names(config.host.prefix).switch, _administrator)
     first.apply(plan, look=True)
     first.close()
 
@@ -84,6 +91,12 @@ def test_another_agent_finds_everything_as_it_was_left(config: Config) -> None:
 
     assert outcome.failures == {}
     assert outcome.changes == ()
+
+
+def _administrator() -> None:
+    """What is there and not the cloud's: the trunk's NIC, and the bridge of a flat network."""
+    for words in ("add trunk0 type veth peer name trunk1", "add br4 type bridge"):
+        run(["ip", "link", *words.split()])
 
 
 def _assert_as_planned(plan: HostPlan, names: Names) -> None:
@@ -108,10 +121,7 @@ def _mac(kind: int, number: int) -> str:
 def _plan(dice: random.Random) -> HostPlan:
     networks = dice.sample(range(1, 5), dice.randint(1, 4))
     mtus = {number: dice.choice([1400, 1450, 1500]) for number in networks}
-    bridges = {
-        f"br{number}": BridgePlan(f"br{number}", _id(1, number), mtus[number], number, None, (f"10.{number}.0.2",))
-        for number in networks
-    }
+    bridges = {f"br{number}": _bridge(number, mtus[number]) for number in networks}
     bridges["br-public"] = BridgePlan("br-public", _id(1, 99), 1500, 0)
     ports = [_port(dice, mtus, number) for number in dice.sample(range(3, 20), dice.randint(0, 8))]
     services = [_service(dice, number, mtus[number], ports) for number in networks if dice.random() < 0.6]
@@ -122,8 +132,25 @@ def _plan(dice: random.Random) -> HostPlan:
         groups={group: _group(dice, group, networks) for group in GROUPS},
         services={service.network_id: service for service in services},
         routers={router.router_id: router for router in routers},
+        uplinks=(Uplink("trunk0", address="192.0.2.1/24"),),
+        tunnels={_id(1, 3): _tunnel(dice, mtus[3])} if 3 in networks else {},
         outside=OutsidePlan("br-public", "203.0.113.1/24", 1500) if dice.random() < 0.5 else None,
     )
+
+
+def _bridge(number: int, mtu: int) -> BridgePlan:
+    """The second network is a VLAN of the trunk, the fourth is on the administrator's bridge."""
+    vlan = VlanTag("trunk0", 102) if number == 2 else None
+    servers = (f"10.{number}.0.2",)
+    return BridgePlan(f"br{number}", _id(1, number), mtu, number, vlan, servers, given=number == 4)
+
+
+def _tunnel(dice: random.Random, mtu: int) -> TunnelPlan:
+    addresses = dice.sample([f"192.0.2.{number}" for number in range(2, 6)], dice.randint(0, 4))
+    remote = sorted((_mac(8, number), address) for number, address in enumerate(addresses) if dice.random() < 0.7)
+    peers = sorted((f"host {address}", address) for address in addresses)
+    tunnel = Tunnel(dice.choice([7, 8]), "192.0.2.1")
+    return TunnelPlan(_id(1, 3), "br3", mtu, tunnel, tuple(peers), tuple(remote))
 
 
 def _port(dice: random.Random, mtus: dict[int, int], number: int) -> PortPlan:
