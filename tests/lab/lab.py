@@ -2,7 +2,7 @@
 
 `host1` and `host2` have kernels of their own, with 802.1Q. `host3` is namespaces of this machine, whose VLAN devices
 are tc's, with all filters: a host as in the tier `host`, on the same trunk. A third network, with DHCP, is served by
-`host1` and has guests on the others.
+`host1` and has guests on the others; a fourth is VXLAN, whose underlay is the trunk, untagged.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LOCAL = "host3"
 HOSTS = (*OWN_KERNELS, LOCAL)
 CIDR = "10.50.0.0/24"
 RED, BLUE, SERVED = 100, 101, 102
+TUNNELLED = 10001
+"""A VNI."""
 NETWORK_HOST = "host1"
 
 
@@ -55,8 +57,7 @@ class LocalHost:
     def __init__(self, rack: Rack, directory: Path) -> None:
         self.name = LOCAL
         self.prefix = f"l{os.getpid() % 4096:03x}"
-        values = HostConfig(name=self.name, prefix=self.prefix, trunks={"physnet1": TRUNK}, vlan_backend="tc")
-        self._config = Config(directory / self.name, host=values)
+        self._config = Config(directory / self.name, host=HostConfig(**configuration(self), vlan_backend="tc"))
         self._host = KernelHost(self._config)
         self._host.open()
         switch = Names(self.prefix).switch
@@ -82,6 +83,21 @@ class LocalHost:
         remove_everything(self._config)
 
 
+def configuration(host: LabHost) -> dict[str, Any]:
+    """Values of `HostConfig`."""
+    return {
+        "name": host.name,
+        "prefix": host.prefix,
+        "trunks": {"physnet1": TRUNK},
+        "tunnel_interface": TRUNK,
+        "tunnel_address": f"{underlay(host.name)}/24",
+    }
+
+
+def underlay(name: str) -> str:
+    return f"192.0.2.{HOSTS.index(name) + 1}"
+
+
 def _run(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["/bin/sh", "-c", script],
@@ -103,7 +119,11 @@ class Lab:
         self.ports: dict[tuple[str, int], Port] = {}
         for number, host in enumerate(hosts, start=1):
             for offset, network in ((10, self.red), (20, self.blue)):
-                self.ports[host.name, network.vlan] = self.rows.port(network, host.name, offset + number)
+                self.ports[host.name, network.segment] = self.rows.port(network, host.name, offset + number)
+        tunnelled = self.rows.network(TUNNELLED, "10.70.0.0/24", manager="vxlan")
+        for number, host in enumerate(hosts, start=1):
+            self.rows.underlay(host.name, underlay(host.name))
+            self.ports[host.name, TUNNELLED] = self.rows.port(tunnelled, host.name, 10 + number)
         self.served = self.rows.network(SERVED, "10.60.0.0/24", served_by=NETWORK_HOST)
         for number, host in enumerate(hosts, start=1):
             if host.name != NETWORK_HOST:
@@ -117,8 +137,7 @@ class Lab:
 
     def realise(self, host: LabHost, *, look: bool = False) -> Sequence[str]:
         """Make the host as the rows want it; what was changed."""
-        values: dict[str, Any] = {"name": host.name, "prefix": host.prefix, "trunks": {"physnet1": TRUNK}}
-        answer = host.realise(self.rows.of_host(host.name), values, look=look)
+        answer = host.realise(self.rows.of_host(host.name), configuration(host), look=look)
         assert answer["failures"] == {}, f"{host.name}: {answer}"
         changes: Sequence[str] = answer["changes"]
         return changes

@@ -19,14 +19,20 @@ PROJECT = "project"
 class Network:
     id: str
     subnet_id: str
-    vlan: int
+    segment: int
+    """VLAN id or VNI."""
     cidr: str
+    manager: str = "vlan"
     is_served: bool = False
     """With DHCP."""
 
     @property
     def bridge(self) -> str:
-        return f"br{self.vlan}"
+        return f"br{self.segment}" if self.manager == "vlan" else f"bv{self.segment}"
+
+    @property
+    def mtu(self) -> int:
+        return 1500 if self.manager == "vlan" else 1450
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,18 @@ class Rows:
     def close(self) -> None:
         self._engine.dispose()
 
-    def network(self, vlan: int, cidr: str, served_by: str = "") -> Network:
+    def underlay(self, host: str, address: str) -> None:
+        """A host's agent says where its tunnels end."""
+        capacity = {"tunnel": {"address": address, "mtu": 1500}}
+        self._insert(schema.services, id=new_id(), kind="network", host=host, capacity=capacity)
+
+    def network(self, segment: int, cidr: str, *, manager: str = "vlan", served_by: str = "") -> Network:
         """A network; served by a host's DHCP, or by none."""
-        network = Network(new_id(), new_id(), vlan, cidr, bool(served_by))
-        values = {"project_id": PROJECT, "manager": "vlan", "physical_network": "physnet1", "segmentation_id": vlan}
-        self._insert(schema.networks, id=network.id, bridge=network.bridge, host=served_by or None, **values)
+        network = Network(new_id(), new_id(), segment, cidr, manager, bool(served_by))
+        physical = "physnet1" if manager == "vlan" else "vxlan"
+        values = {"manager": manager, "physical_network": physical, "segmentation_id": segment, "mtu": network.mtu}
+        values |= {"bridge": network.bridge, "host": served_by or None}
+        self._insert(schema.networks, id=network.id, project_id=PROJECT, **values)
         gateway, service = (str(ip_network(cidr)[offset]) for offset in (1, 2))
         subnet = {"network_id": network.id, "cidr": cidr, "gateway_ip": gateway, "enable_dhcp": network.is_served}
         subnet["service_address"] = service if served_by else None

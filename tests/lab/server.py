@@ -4,7 +4,7 @@
 code (planner, fragments, `KernelHost`) make this host as the rows want it: `{failures, changes}`. ROWS is a pickled
 `HostRows` in base64: what `rows.load` read in the test's store.
 
-This kernel has neither nftables' inet family nor its NAT, so the filters of a plan are left out: `links_and_routes` is
+This kernel has neither nftables' inet family nor its NAT, so the filters of a plan are left out: `without_filters` is
 the one place where that happens. Filters are tested by the tier `host`, on the machine's own kernel.
 """
 
@@ -25,7 +25,6 @@ from kilonova.config import Config, HostConfig
 from kilonova.network.fragments import Fragment, Names, fragments
 from kilonova.network.host import apply
 from kilonova.network.host.nftables import Nft
-from kilonova.network.layout import Layout
 from kilonova.network.plan import HostPlan
 from kilonova.network.planner import plan
 
@@ -33,10 +32,10 @@ PORT = 7000
 STATE = Path("/tmp/lab-state")
 
 
-def links_and_routes(wanted: HostPlan, names: Names) -> dict[str, Fragment]:
-    """The fragments of a plan without their filters."""
+def without_filters(wanted: HostPlan, names: Names) -> dict[str, Fragment]:
+    """The fragments of a plan, their links, routes and forwarding entries only."""
     return {
-        key: replace(item, layout=Layout(links=item.layout.links, routes=item.layout.routes))
+        key: replace(item, layout=replace(item.layout, sets={}, chains={}, elements={}))
         for key, item in fragments(wanted, names).items()
     }
 
@@ -66,7 +65,7 @@ class Server:
 
 
 def main() -> None:
-    setattr(apply, "fragments", links_and_routes)  # noqa: B010
+    setattr(apply, "fragments", without_filters)  # noqa: B010
     setattr(Nft, "run", lambda _self, _commands: None)  # noqa: B010
     STATE.mkdir()
     server = Server()
