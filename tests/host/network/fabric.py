@@ -70,7 +70,11 @@ class Fabric:
         """Put the host's NICs into its switch namespace, which is made if need be."""
         namespaces.create(world.switch, lambda: None)
         for wire in WIRES:
-            self._wire(world.switch, wire, wire, f"{wire}-{world.config.host.prefix[-1]}")
+            self.plug_in(world, wire)
+
+    def plug_in(self, world: World, wire: str) -> None:
+        """One of them."""
+        self._wire(world.switch, wire, wire, f"{wire}-{world.config.host.prefix[-1]}")
 
     def flat_bridge(self, world: World, name: str = "br-flat") -> str:
         """The administrator's bridge on a host, the wire of flat networks as its uplink."""

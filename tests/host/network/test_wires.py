@@ -114,6 +114,18 @@ async def test_restart_of_the_agent_leaves_vlan_devices_as_they_are(fabric: Fabr
 
 
 @needs_tc
+async def test_trunk_that_comes_back_as_another_device_carries_its_vlans_again(fabric: Fabric) -> None:
+    _, one, two = await pair(fabric)
+    second = fabric.hosts[1]
+    second.inside(second.switch, "ip", "link", "del", TRUNK)
+    fabric.plug_in(second, TRUNK)
+
+    await second.look_at_host()
+
+    await eventually(lambda: pings(one.namespace, two.address))
+
+
+@needs_tc
 async def test_device_that_goes_takes_its_tag_from_the_trunk(fabric: Fabric) -> None:
     """Its index may be another device's one day."""
     network, one, _ = await pair(fabric)
@@ -225,6 +237,22 @@ async def test_guest_reaches_no_tunnel_address_behind_its_bridge(fabric: Fabric)
     assert pings(one.namespace, two.address)
 
 
+async def test_frames_follow_services_and_router_that_move_to_another_host(fabric: Fabric) -> None:
+    first, second, third = fabric.hosts
+    public = await first.public_network()
+    network = await first.network(public=public, **VXLAN)
+    one = await third.guest(network, 3, [await first.group(network.project_id)])
+    assert pings(one.namespace, network.address(1))
+
+    await first.update(schema.networks, network.id, host=second.name)
+    await first.update(schema.routers, network.router_id, host=second.name)
+    await second.look()
+
+    await eventually(lambda: all(entry.destination == "192.0.2.2" for entry in forwarding(third)))
+    await eventually(lambda: pings(one.namespace, network.address(1)))
+    assert await third.dhcp(one) == one.address
+
+
 async def test_tunnel_nic_gets_its_address_back(fabric: Fabric) -> None:
     _, one, two = await pair(fabric, **VXLAN)
     second = fabric.hosts[1]
@@ -313,6 +341,24 @@ async def test_flat_network_without_dhcp_gives_no_lease(fabric: Fabric) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what there is
+@pytest.mark.parametrize("values", [{}, VXLAN, FLAT_DHCP], ids=["vlan", "vxlan", "flat-dhcp"])
+async def test_host_whose_kernel_was_emptied_is_as_before(fabric: Fabric, values: dict[str, Any]) -> None:
+    for host in fabric.hosts:
+        fabric.flat_bridge(host)
+    network, one, two = await pair(fabric, **values)
+    second = fabric.hosts[1]
+    port = f"tap{one.port_id[:11]}"
+    for name, link in inspect_namespace(second.switch).links.items():
+        if link.owner and name != port:  # what the guest has taken cannot be given to it again
+            second.inside(second.switch, "ip", "link", "del", name, check=False)
+    second.inside(second.switch, "nft", "flush", "ruleset")
+
+    await second.look_at_host()
+
+    await eventually(lambda: pings(one.namespace, two.address))
+    assert second.inside(second.switch, "ip", "link", "show", "master", network.bridge).count(port) == 1
+
+
 async def test_heartbeat_tells_the_wires_that_are_there(fabric: Fabric) -> None:
     first = fabric.hosts[0]
     first.configure(
