@@ -130,7 +130,8 @@ def _flat(
     bridge = manager.bridge_name(config, physical, None, hosts)
     _refuse_overlaps(tx, whole.network_address, whole.broadcast_address)
     _refuse_taken_bridge(tx, config, physical, bridge)
-    able, why_not = able_hosts(manager, physical, hosts)
+    with_bridge = [host for host in hosts if physical in host.flat_bridges]
+    able, why_not = able_hosts(manager, physical, with_bridge)
     if not able:
         raise BadRequest(f"physical_network: no host can carry {physical}: {why_not}.")
     return Plan(

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kilonova.network.managers import manager_named
+from kilonova.network.managers.wires import wires_of
+
 
 @dataclass(frozen=True)
 class Wire:
@@ -121,12 +124,5 @@ def place(wanted: Iterable[Group], candidates: Sequence[Candidate], *, alone: bo
 
 
 def unmet_need(wire: Wire, capacity: Mapping[str, Any]) -> str:
-    """What a host lacks to carry a network, in words."""
-    if wire.manager == "vlan" and wire.physical_network not in capacity.get("trunks", (wire.physical_network,)):
-        return f"no trunk for {wire.physical_network}"
-    if wire.manager == "vxlan" and not capacity.get("tunnel", True):
-        return "no tunnel for VXLAN"
-    bridges = capacity.get("flat_bridges", {wire.physical_network: ""})
-    if wire.manager in ("flat", "flat-dhcp") and wire.physical_network not in bridges:
-        return f"no bridge for {wire.physical_network}"
-    return ""
+    """What a host that is not alone lacks to carry a network, in words."""
+    return manager_named(wire.manager).unmet_need(wire.physical_network, wires_of("", capacity), False) or ""

@@ -42,7 +42,7 @@ class FlatManager:
     ) -> str:
         """The administrator's. Raises `BadRequest` when no live host has one."""
         for host in hosts:
-            if self.unmet_need(physical_network, host, len(hosts) == 1) is None:
+            if physical_network in host.flat_bridges:
                 return host.flat_bridges[physical_network]
         raise BadRequest(
             f"physical_network: no live host has a bridge for {physical_network} "
@@ -50,7 +50,9 @@ class FlatManager:
         )
 
     def unmet_need(self, physical_network: str, host: HostWires, is_alone: bool) -> str | None:
-        return None if physical_network in host.flat_bridges else f"no bridge for {physical_network}"
+        if not host.told or physical_network in host.flat_bridges:
+            return None
+        return f"no bridge for {physical_network}"
 
     def advice(self, physical_network: str) -> str:
         return f"`kilonova up --flat {physical_network}=BRIDGE` names it to a host"
