@@ -185,9 +185,9 @@ class NetworkAgent:
     def _last_failures(self) -> dict[str, str]:
         return self._last.outcome.failures if self._last else {}
 
-    async def _look_at_host(self) -> None:
-        """A pass that compares with the kernel."""
-        self._look = True
+    async def _look_at_host(self, kernel: bool) -> None:
+        """A pass that does what is pending; with `kernel` one that compares with the kernel."""
+        self._look = self._look or kernel
         await self._next_pass()
 
     # -------------------------------------------------------------------------------------------- the loop

@@ -20,7 +20,7 @@ from kilonova.network.plan import HostPlan
 class Diagnosis:
     """One per agent: `wanted` is its plan now, `failures` what its last pass could not do.
 
-    `look` makes a pass that compares with the kernel.
+    `look` makes a pass; with true it compares with the kernel.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Diagnosis:
         host: Host,
         wanted: Callable[[], Awaitable[HostPlan]],
         failures: Callable[[], Mapping[str, str]],
-        look: Callable[[], Awaitable[None]],
+        look: Callable[[bool], Awaitable[None]],
     ) -> None:
         self._name = name
         self._host = host
@@ -46,8 +46,10 @@ class Diagnosis:
         return msgspec.to_builtins(msgspec.structs.replace(found, host=self._name, failures=failures))
 
     async def on_audit(self, _: Context, args: dict[str, Any]) -> Any:
-        """{mend} -> an `Audit`, as plain data; with `mend` the host is looked at and mended first."""
-        if args.get("mend"):
-            await self._look()
+        """{mend} -> an `Audit`, as plain data; with `mend` the host is looked at and mended first.
+
+        What the rows ask for since a moment is done before: only what nobody would do by itself now is drift.
+        """
+        await self._look(bool(args.get("mend")))
         found = await asyncio.to_thread(self._host.audit, await self._wanted())
         return msgspec.to_builtins(msgspec.structs.replace(found, host=self._name, failures=dict(self._failures())))

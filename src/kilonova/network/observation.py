@@ -160,29 +160,14 @@ def concerned(plan: HostPlan, wanted: Mapping[str, Fragment], concern: Concern) 
     return {key: item for key, item in wanted.items() if key in keys or (item.owner and item.owner in owners)}
 
 
-def deviations(
-    concern: Mapping[str, Fragment], wanted: Mapping[str, Fragment], found: Mapping[str, Layout]
-) -> Iterator[Deviation]:
-    """Where `found` (by namespace; none: there is no such namespace) is not as the concerned fragments say.
-
-    `wanted` is all of the host's fragments: what another fragment wants is no route too many.
-    """
+def deviations(concern: Mapping[str, Fragment], found: Mapping[str, Layout]) -> Iterator[Deviation]:
+    """Where `found` (by namespace; none: there is no such namespace) is not as the concerned fragments say."""
     for key, item in concern.items():
         there = found.get(item.namespace)
         if there is None:
             yield Deviation(key, item.owner, item.namespace, "namespace", item.namespace, wanted="there")
             continue
         yield from _differences(key, item, difference(_only(there, item.layout), item.layout))
-    for namespace in {item.namespace for item in concern.values() if item.layout.routes or item.owner}:
-        there = found.get(namespace)
-        if there is None:
-            continue
-        planned = {route for item in wanted.values() if item.namespace == namespace for route in item.layout.routes}
-        owner = next((item for item in concern.items() if item[1].namespace == namespace), None)
-        for route in sorted(there.routes - planned):
-            if owner is not None:
-                words = f"{route.destination} via {route.next_hop} dev {route.device}"
-                yield Deviation(owner[0], owner[1].owner, namespace, "route", route.destination, found=words)
 
 
 def drift(wanted: Mapping[str, Fragment], found: Mapping[str, Layout]) -> Iterator[Deviation]:
@@ -190,7 +175,7 @@ def drift(wanted: Mapping[str, Fragment], found: Mapping[str, Layout]) -> Iterat
     by_namespace: dict[str, list[Layout]] = {}
     for item in wanted.values():
         by_namespace.setdefault(item.namespace, []).append(item.layout)
-    yield from deviations(wanted, wanted, found)
+    yield from deviations(wanted, found)
     for namespace, layouts in by_namespace.items():
         there, planned = found.get(namespace), merge(layouts)
         if there is None:
@@ -287,8 +272,11 @@ def _chain_words(there: Chain, wanted: Chain) -> tuple[str, str, str]:
     """Whether rules are missing, foreign or in another order; the missing ones; how many there are."""
     missing = [rule for rule, digest in zip(wanted.rules, wanted.digests, strict=True) if digest not in there.digests]
     foreign = sum(digest not in wanted.digests for digest in there.digests)
-    words = [word for word, is_so in (("missing", missing), ("foreign", foreign)) if is_so] or ["order"]
+    policy = there.base.policy != wanted.base.policy and there.base.policy == "drop"
+    said = (("missing", missing), ("foreign", foreign), ("policy", policy))
+    words = [word for word, is_so in said if is_so] or ["order"]
     told = f"{len(there.digests)} rules" + (f", {foreign} of them planned by nobody" if foreign else "")
+    told += f", {there.base.place} policy {there.base.policy}" if there.base != wanted.base else ""
     return ",".join(words), _rules(missing) if missing else f"{len(wanted.digests)} rules", told
 
 

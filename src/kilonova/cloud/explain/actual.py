@@ -133,5 +133,5 @@ def namespace(fragment: str) -> Wrong:
     return lambda item: item.kind == "namespace" and item.fragment == fragment
 
 
-def sysctl(fragment_prefix: str, name: str) -> Wrong:
-    return lambda item: item.kind == "sysctl" and item.name == name and item.fragment.startswith(fragment_prefix)
+def sysctl(name: str) -> Wrong:
+    return lambda item: item.kind == "sysctl" and item.name == name

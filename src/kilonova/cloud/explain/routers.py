@@ -74,8 +74,8 @@ def router_hop(trail: Trail, crossing: Crossing) -> None:
     legs = [leg for leg in (crossing.leg, crossing.decision.leg if crossing.decision else None) if leg is not None]
     wrong = anything(
         namespace(f"router {router.id}"),
-        sysctl("router ", "net.ipv4.ip_forward"),
-        sysctl("router ", "net.ipv6.conf.all.forwarding"),
+        sysctl("net.ipv4.ip_forward"),
+        sysctl("net.ipv6.conf.all.forwarding"),
         chain("kn_rt forwarded"),
         *(_leg(router, leg) for leg in legs),
     )

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network.fragments import Fragment, Names, inside_device
-from kilonova.network.host import namespaces
+from kilonova.network.host import namespaces, routes
 from kilonova.network.host.dnsmasq import Dnsmasq
-from kilonova.network.host.inspect import inspect_namespace, relevant
-from kilonova.network.host.sysctls import sysctls_of
+from kilonova.network.host.inspect import Survey, relevant, survey
+from kilonova.network.host.sysctls import SWITCH, sysctls_of
 from kilonova.network.layout import Layout, merge
 from kilonova.network.observation import (
     Audit,
@@ -45,7 +45,8 @@ def observe(
     Blocks. Whose host it is, the caller says.
     """
     mine = concerned(plan, wanted, concern)
-    found = _found(mine, wanted)
+    surveyed = _survey(mine, wanted)
+    found = {name: item.layout for name, item in surveyed.items()}
     neighbours: list[Neighbour] = []
     for owner, namespace in _speakers(plan, concern, names):
         if namespace in found:
@@ -53,7 +54,7 @@ def observe(
     return Observation(
         host="",
         planned=tuple(sorted(mine)),
-        deviations=(*deviations(mine, wanted, found), *_sysctls(mine, found)),
+        deviations=(*deviations(mine, found), *_sysctls(mine, found), *_strange_routes(mine, wanted, surveyed)),
         ports={port_id: facts for port_id in concern.ports if (facts := _port(plan, port_id, names)) is not None},
         services={
             network_id: _service(plan.services[network_id], directory, concern.addresses)
@@ -68,22 +69,47 @@ def observe(
 
 def audit(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, directory: Path) -> Audit:
     """Everything of this host's network that is not as planned, and what is left of things that are gone. Blocks."""
-    found = _found(wanted, wanted)
-    differences = [*drift(wanted, found), *_sysctls(wanted, found), *_dnsmasq_drift(plan, names, directory)]
+    surveyed = _survey(wanted, wanted)
+    found = {name: item.layout for name, item in surveyed.items()}
+    differences = [
+        *drift(wanted, found),
+        *_sysctls(wanted, found),
+        *_strange_routes(wanted, wanted, surveyed),
+        *_dnsmasq_drift(plan, names, directory),
+    ]
     return Audit("", tuple(dict.fromkeys(differences)), tuple(_leaks(plan, wanted, names, directory)))
 
 
 # ------------------------------------------------------------------------------------------------ the kernel
-def _found(mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment]) -> dict[str, Layout]:
-    """The layouts of the namespaces that are there."""
-    layouts: dict[str, list[Layout]] = {}
-    for item in wanted.values():
-        layouts.setdefault(item.namespace, []).append(item.layout)
-    return {
-        name: relevant(inspect_namespace(name), merge(layouts[name]))
-        for name in sorted({item.namespace for item in mine.values()})
-        if namespaces.exists(name)
-    }
+def _survey(mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment]) -> dict[str, Survey]:
+    """Of the namespaces that are there."""
+    found: dict[str, Survey] = {}
+    for name in sorted({item.namespace for item in mine.values()}):
+        if namespaces.exists(name):
+            there = survey(name)
+            found[name] = there._replace(layout=relevant(there.layout, _layout(wanted, name)))
+    return found
+
+
+def _layout(wanted: Mapping[str, Fragment], namespace: str) -> Layout:
+    return merge(item.layout for item in wanted.values() if item.namespace == namespace)
+
+
+def _strange_routes(
+    mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment], found: Mapping[str, Survey]
+) -> Iterator[Deviation]:
+    """Routes that somebody added, and the kernel's own that he took away; those of the switch are not the cloud's."""
+    owners = {item.namespace: (key, item.owner) for key, item in mine.items()}
+    for namespace, there in found.items():
+        if sysctls_of(namespace) is SWITCH:
+            continue
+        key, owner = owners[namespace]
+        strange = routes.drift(there.routes, there.layout, _layout(wanted, namespace))
+        for record in strange.strays:
+            name = record.route.destination
+            yield Deviation(key, owner, namespace, "route", name, found=f"{record} dev {record.route.device}")
+        for item in strange.lost:
+            yield Deviation(key, owner, namespace, "route", item.destination, wanted=f"dev {item.device}")
 
 
 def _sysctls(mine: Mapping[str, Fragment], found: Iterable[str]) -> Iterator[Deviation]:
