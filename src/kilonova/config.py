@@ -85,6 +85,9 @@ class NetworkConfig:
     vni_first: int = 10000
     vni_last: int = 1 << 24
     """VXLAN network identifiers of networks that users make; `vni_last` itself is none."""
+    vpn_port_first: int = 20000
+    vpn_port_last: int = 29999
+    """UDP ports of VPNs of networks for which the pool sets none aside."""
     mtu: int = 1500
     dns_nameservers: tuple[str, ...] = ()
     """Upstream servers that dnsmasq forwards to; none: names of the network only."""

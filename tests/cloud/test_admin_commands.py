@@ -123,8 +123,8 @@ def test_networks_and_ranges_in_use_are_kept(cloud: RunningCloud) -> None:
     assert held["project_id"] == user.current_project_id
     assert user.current_project_id in refused(cloud, "network", "delete", held["cidr"])
     vpns = told(cloud, "vpn", "list")
-    assert [(v["project"], v["port"], v["state"]) for v in vpns] == [("tenant", held["vpn_port"], "not configured")]
-    assert "tenant" in cloud.kilonova("vpn", "list").stdout
+    assert [(v["project_name"], v["port"], v["status"]) for v in vpns] == [("tenant", held["vpn_port"], "NONE")]
+    assert "not configured" in cloud.kilonova("vpn", "list").stdout
 
     assert "router gateways" in refused(cloud, "floating", "delete", "203.0.113.0/24")
     public = user.network.find_network("public", ignore_missing=False)
@@ -134,7 +134,7 @@ def test_networks_and_ranges_in_use_are_kept(cloud: RunningCloud) -> None:
     user.network.delete_ip(address)
     user.network.delete_auto_allocated_topology()
     until("the network is free again", lambda: told(cloud, "network", "list", "--assigned") == [], 10)
-    assert cloud.kilonova("vpn", "list").stdout == "no VPN is configured\n"
+    assert cloud.kilonova("vpn", "list").stdout == "no project has a network\n"
 
 
 def test_every_type_of_network_is_made_and_chosen_and_shown_with_reasons(cloud: RunningCloud) -> None:

@@ -30,7 +30,7 @@ from kilonova.network.errors import (
     FloatingIPNotFound,
     FloatingIPPortAlreadyAssociated,
 )
-from kilonova.network.ports import FLOATING_IP, ROUTER_INTERFACE, FixedIp, MadePort, make_port
+from kilonova.network.ports import FLOATING_IP, ROUTER_INTERFACE, VPN_CLIENT, FixedIp, MadePort, make_port
 from kilonova.store.ports import release_port
 from kilonova.store.schema import addresses, floating_ips, ports, routers, subnets
 
@@ -196,6 +196,8 @@ def _fixed(tx: Connection, context: Context, fields: Mapping[str, Any], network_
             raise BadRequest("Bad floatingip request: fixed_ip_address cannot be specified without a port_id.")
         return {"fixed_port_id": None, "fixed_address": None, "router_id": None}
     port = get_own(tx, PORTS, context, port_id)
+    if port["device_owner"] == VPN_CLIENT:
+        raise BadRequest(f"Bad floatingip request: Port {port_id} is a VPN client's, which nobody outside reaches.")
     held = (
         select(addresses.c.address, addresses.c.subnet_id)
         .join(subnets, subnets.c.id == addresses.c.subnet_id)

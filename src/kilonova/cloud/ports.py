@@ -29,6 +29,7 @@ from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import canonical_mac, chosen_mac
 from kilonova.network.ports import (
     SERVICE_OWNERS,
+    VPN_CLIENT,
     FixedIp,
     give_addresses,
     give_automatic_addresses,
@@ -66,6 +67,8 @@ _PLAIN = {
 
 _DESCRIBING = {"name", "description", "admin_state_up"}
 """What a project may change of the cloud's own ports in its networks."""
+_OF_VPN_CLIENT = _DESCRIBING | {"security_groups", "port_security_enabled"}
+"""What may change of a VPN client's port: its address is in the client's file."""
 
 _MODES = ("ipv6_address_mode", "ipv6_ra_mode")
 _MOST_FIXED_IPS = 5
@@ -318,6 +321,8 @@ def _change(tx: Connection, context: Context, port_id: str, fields: Mapping[str,
     if row["device_owner"] in SERVICE_OWNERS and not context.is_admin and fields.keys() - _DESCRIBING:
         named = ", ".join(sorted(fields.keys() - _DESCRIBING))
         raise ServicePortInUse(f"Port {port_id} is the cloud's own ({row['device_owner']}): {named} stays as it is.")
+    if row["device_owner"] == VPN_CLIENT and (fixed := sorted(fields.keys() - _OF_VPN_CLIENT)):
+        raise ServicePortInUse(f"Port {port_id} is a VPN client's: {', '.join(fixed)} is as its file says.")
     _check_plain(fields)
     _refuse_foreign_device(tx, context, row["project_id"], fields)
     before = show(tx, PORTS, context, port_id)
@@ -419,6 +424,10 @@ def _remove(tx: Connection, context: Context, port_id: str) -> set[str]:
     if row["device_owner"] in SERVICE_OWNERS:
         raise ServicePortInUse(
             f"Port {port_id} cannot be deleted directly via the port API: has device owner {row['device_owner']}."
+        )
+    if row["device_owner"] == VPN_CLIENT:
+        raise ServicePortInUse(
+            f"Port {port_id} is a VPN client's: revoke the client instead (`kilonova vpn revoke {row['project_id']}`)."
         )
     hosts = _hosts(tx, show(tx, PORTS, context, port_id))
     return hosts | set(release_port(tx, port_id))

@@ -15,7 +15,7 @@ from kilonova.network.assignment import ensure_project_network, project_network
 from kilonova.network.errors import NetworkInUse
 from kilonova.network.managers import SHARED, manager_named
 from kilonova.network.offers import pool_network
-from kilonova.network.ports import DHCP, ROUTER_INTERFACE
+from kilonova.network.ports import DHCP, ROUTER_INTERFACE, VPN_CLIENT
 from kilonova.network.routers import clear_gateway
 from kilonova.store.paging import Page, SortKey, paged
 from kilonova.store.ports import release_port
@@ -30,7 +30,6 @@ from kilonova.store.schema import (
     vpns,
 )
 
-VPN_CLIENT = "network:vpn_client"
 _MOST_NAMED = 5
 
 

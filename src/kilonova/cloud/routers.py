@@ -41,7 +41,7 @@ from kilonova.network.ports import ROUTER_GATEWAY, ROUTER_INTERFACE, FixedIp
 from kilonova.network.routers import add_interface, clear_gateway, insert_router, set_gateway
 from kilonova.scheduler.network_host import pick_network_host
 from kilonova.store.ports import release_port
-from kilonova.store.schema import addresses, floating_ips, networks, ports, routers, subnets
+from kilonova.store.schema import addresses, floating_ips, networks, ports, project_networks, routers, subnets, vpns
 
 _MOST_ROUTES = 30
 _MOST_OUTSIDE_ADDRESSES = 5
@@ -152,6 +152,7 @@ def _set_gateway(tx: Connection, context: Context, router: RowMapping, info: Map
     if not info or network_id is None:
         _refuse_floating(tx, router, None)
         _refuse_routed(tx, router, _outer_subnets(tx, router["id"]))
+        _refuse_vpn(tx, router["id"])
         clear_gateway(tx, router["id"])
         return
     network = tx.execute(select(networks).where(networks.c.id == network_id)).mappings().one_or_none()
@@ -178,6 +179,7 @@ def _set_gateway(tx: Connection, context: Context, router: RowMapping, info: Map
         return
     if router["external_network_id"] != network_id:
         _refuse_floating(tx, router, network_id)
+        _refuse_vpn(tx, router["id"])
     inner = [ip_network(cidr) for cidr in tx.execute(_inner_cidrs(router["id"])).scalars()]
     ranges = select(subnets.c.cidr).where(subnets.c.network_id == network_id)
     for cidr in tx.execute(ranges).scalars():
@@ -206,6 +208,21 @@ def _outer_subnets(tx: Connection, router_id: str) -> Sequence[str]:
         .where(ports.c.device_id == router_id, ports.c.device_owner == ROUTER_GATEWAY)
     )
     return tx.execute(query).scalars().all()
+
+
+def _refuse_vpn(tx: Connection, router_id: str, network_id: str | None = None) -> None:
+    """A router that clients of a VPN come in by keeps what they need: its gateway, and its leg in their network."""
+    query = select(vpns.c.project_id).where(vpns.c.router_id == router_id)
+    if network_id is not None:
+        query = query.join(project_networks, project_networks.c.project_id == vpns.c.project_id).where(
+            project_networks.c.network_id == network_id
+        )
+    project_id = tx.execute(query.limit(1)).scalar_one_or_none()
+    if project_id is not None:
+        raise RouterInUse(
+            f"Router {router_id} serves the VPN of project {project_id}: end that first (`kilonova vpn stop "
+            f"{project_id}`)."
+        )
 
 
 def _inner_cidrs(router_id: str) -> Any:
@@ -264,6 +281,7 @@ def _remove(tx: Connection, context: Context, router_id: str) -> str | None:
     used = tx.execute(inner.limit(5)).scalars().all()
     if used:
         raise RouterInUse(f"Router {router_id} still has ports: {', '.join(used)}. Remove these interfaces first.")
+    _refuse_vpn(tx, router_id)
     clear_gateway(tx, router_id)
     tx.execute(delete(routers).where(routers.c.id == router_id))
     host: str | None = router["host"]
@@ -392,6 +410,7 @@ def _disconnect(
         )
     _refuse_routed(tx, router, ids)
     gone, network_id = found[0].id, found[0].network_id
+    _refuse_vpn(tx, router_id, network_id)
     hosts = _hosts(tx, router, network_id)
     release_port(tx, gone)
     return _interface(router, gone, network_id, ids), hosts

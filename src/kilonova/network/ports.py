@@ -28,6 +28,8 @@ VPN_CLIENT = "network:vpn_client"
 """Owner of a VPN client's port: `device_id` is the router it comes in by. It has groups and counts for the quota."""
 SERVICE_OWNERS = (DHCP, ROUTER_INTERFACE, ROUTER_GATEWAY, FLOATING_IP)
 """Owners of the cloud's own ports: they have no groups, no filters and no quota."""
+_WITHOUT_AUTOMATIC = (*SERVICE_OWNERS, VPN_CLIENT)
+"""Behind these is no guest that makes itself addresses."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,7 @@ def give_addresses(
     rows = subnets_of(tx, network_id, prefer_host)
     if device_owner == FLOATING_IP:  # a translation of IPv4; nothing is translated in IPv6
         rows = [row for row in rows if row["ip_version"] == 4]
-    is_service = device_owner in SERVICE_OWNERS
-    self_made = [] if is_service else [row for row in rows if has_automatic_addresses(row)]
+    self_made = [] if device_owner in _WITHOUT_AUTOMATIC else [row for row in rows if has_automatic_addresses(row)]
     given: list[FixedIp] = []
     if wanted is None:
         for version in (4, 6):
@@ -182,7 +183,7 @@ def give_automatic_addresses(
 def give_addresses_of_subnet(tx: Connection, subnet: RowMapping) -> int:
     """Give the instances' ports of a network the addresses that their guests will make of a new subnet; how many."""
     query = select(ports.c.id, ports.c.mac).where(
-        ports.c.network_id == subnet["network_id"], ports.c.device_owner.not_in(SERVICE_OWNERS)
+        ports.c.network_id == subnet["network_id"], ports.c.device_owner.not_in(_WITHOUT_AUTOMATIC)
     )
     held = {"subnet_id": subnet["id"], "network_id": subnet["network_id"]}
     rows = [{**held, "port_id": port.id, "address": eui64(subnet["cidr"], port.mac)} for port in tx.execute(query)]

@@ -20,6 +20,7 @@ from kilonova.store.schema import (
 )
 
 UNLIMITED = -1
+_VPN_CLIENT = "network:vpn_client"
 
 DEFAULTS: dict[str, int] = {
     "network": 100,
@@ -44,11 +45,12 @@ _COUNTED: dict[str, Table] = {
 
 
 def _counts(resource: str, project_id: str) -> ColumnElement[bool]:
-    """The cloud's own ports (DHCP, router interfaces) count for nobody."""
+    """The cloud's own ports (DHCP, router interfaces) count for nobody, those of VPN clients do."""
     table = _COUNTED[resource]
     if resource == "port":
         # Compared exactly: LIKE of SQLite does not tell capitals from small letters.
-        return (table.c.project_id == project_id) & (func.substr(table.c.device_owner, 1, 8) != "network:")
+        own = func.substr(table.c.device_owner, 1, 8) != "network:"
+        return (table.c.project_id == project_id) & (own | (table.c.device_owner == _VPN_CLIENT))
     return table.c.project_id == project_id
 
 

@@ -47,7 +47,7 @@ class ClientFile:
     def text(self) -> str:
         """The file; whoever has it is the client."""
         lines = [
-            f"# VPN of project {self.project} for {self.user}",
+            f"# VPN of project {_plain(self.project)} for {_plain(self.user)}",
             "[Interface]",
             f"PrivateKey = {self.private_key}",
             f"Address = {self.address}/32",
@@ -66,3 +66,8 @@ class ClientFile:
             f"PersistentKeepalive = {KEEPALIVE_S}",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _plain(name: str) -> str:
+    """Names are users': no line of the file, which an administrator's machine obeys, is theirs to write."""
+    return "".join(character if character.isprintable() else "?" for character in name)

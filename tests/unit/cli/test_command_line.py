@@ -79,13 +79,6 @@ def test_what_the_system_refuses_is_one_line(
     assert ("sudo" in said) is isinstance(error, PermissionError)
 
 
-def test_vpn_run_and_spawn_say_that_they_come_later() -> None:
-    for args in (["vpn", "run", "demo"], ["vpn", "spawn"]):
-        refused = run(*args)
-        assert refused.returncode == 1
-        assert "later release" in refused.stderr
-
-
 @pytest.mark.parametrize("assignment", ["nonsense", "num_networks=many", "surprise=1"])
 def test_bad_assignments_of_2010_are_usage_errors(assignment: str) -> None:
     refused = run("network", "create", assignment)
@@ -108,7 +101,7 @@ def test_names_do_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_every_verb_that_prints_has_json() -> None:
-    silent = {"exec", "run", "spawn"}  # another program's output; refusals
+    silent = {"exec"}  # another program's output
     context = click.Context(kilonova)
     commands = [kilonova.get_command(context, verb) for verb in _COMMANDS]
     leaves = [

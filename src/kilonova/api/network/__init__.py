@@ -10,6 +10,7 @@ from kilonova.api.network import (
     routers,
     tags,
     topology,
+    vpns,
 )
 from kilonova.api.network.registry import registry
 
@@ -24,4 +25,5 @@ __all__ = [
     "routers",
     "tags",
     "topology",
+    "vpns",
 ]
