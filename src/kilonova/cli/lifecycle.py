@@ -42,6 +42,13 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     return pairs
 
 
+def _types(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str]:
+    names = [] if value is None else [name.strip() for name in value.split(",")]
+    if len(set(names)) != len(names) or not set(names) <= {"flat", "flat-dhcp", "vlan", "vxlan"}:
+        raise click.BadParameter(f"'{value}' is not a list of different ones of vlan, vxlan, flat-dhcp, flat")
+    return names
+
+
 @click.command(short_help="Start a cloud, or resume one.", epilog=example("sudo kilonova up --sandbox --detach"))
 @click.option(
     "--sandbox",
@@ -103,6 +110,13 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     help="The NIC, and this host's address on it, that carries VXLAN to other hosts.",
 )
 @click.option(
+    "--network-types",
+    callback=_types,
+    metavar="TYPE,...",
+    help="Which types projects' networks are of, the best first; others only on request. "
+    "Default: vlan,vxlan,flat-dhcp,flat.",
+)
+@click.option(
     "--detach", is_flag=True, help="Go to the background once ready; else stay until Ctrl-C or `kilonova down`."
 )
 @json_option
@@ -118,6 +132,7 @@ def up(
     public_interface: str | None,
     flat: dict[str, str],
     tunnel: dict[str, str],
+    network_types: list[str],
     detach: bool,
     as_json: bool,
 ) -> None:
@@ -127,7 +142,19 @@ def up(
     reboot they are started again as their users left them.
     """
     state = StateDirectory(state_dir.absolute())
-    options = _options(state, mode, driver, listen, host_name, acceleration, trunk, public_interface, flat, tunnel)
+    options = _options(
+        state,
+        mode,
+        driver,
+        listen,
+        host_name,
+        acceleration,
+        trunk,
+        public_interface,
+        flat,
+        tunnel,
+        network_types,
+    )
     if options.mode != "simulate" and os.geteuid() != 0:
         raise BadRequest("networks and guests need root: use sudo, or --simulate for the control plane alone")
     from kilonova.service.sockets import bind
@@ -172,6 +199,7 @@ def _options(
     public_interface: str | None,
     flat: dict[str, str],
     tunnel: dict[str, str],
+    network_types: list[str],
 ) -> Options:
     """What was asked, else what the directory remembers, else the defaults."""
     known = state.read_options()
@@ -209,6 +237,7 @@ def _options(
         tunnel_interface=tunnel_interface,
         tunnel_address=tunnel_address,
         public_interface=public_interface or base.public_interface,
+        network_types=network_types or base.network_types,
     )
 
 

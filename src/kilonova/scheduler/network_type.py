@@ -111,13 +111,13 @@ def choose(
         chosen = min(candidates, key=lambda name: (-verdicts[name].weight, _position(judged[name][1]), name))
         verdicts[chosen] = _with_reason(
             verdicts[chosen],
-            "the only possible type" if len(candidates) == 1 else "the greatest weight of what is possible",
+            "the only one to choose from" if len(candidates) == 1 else "the greatest weight of what is possible",
         )
     offer = judged[chosen][1]
     assert offer is not None
     able, _ = able_hosts(manager_named(chosen), offer.physical_network, hosts)
     rest = sorted(
-        (verdict for name, verdict in verdicts.items() if name != chosen),
+        (_unless_asked_for(verdict) for name, verdict in verdicts.items() if name != chosen),
         key=lambda verdict: (not verdict.possible, -verdict.weight, verdict.manager),
     )
     return Decision(offer, tuple(able), (verdicts[chosen], *rest), requested)
@@ -154,6 +154,10 @@ def _with_reason(verdict: Verdict, reason: str) -> Verdict:
     return Verdict(verdict.manager, verdict.possible, verdict.weight, f"{reason}: {verdict.reason}")
 
 
+def _unless_asked_for(verdict: Verdict) -> Verdict:
+    return _with_reason(verdict, "only on request") if verdict.possible and verdict.weight <= 0 else verdict
+
+
 def _on(offer: Offer) -> str:
     return "" if offer.manager == "vxlan" else f" on {offer.physical_network}"
 
@@ -169,8 +173,6 @@ def _nothing_left(offers: Sequence[Offer], verdicts: Any) -> str:
         )
     offered = {offer.manager for offer in offers}
     reasons = "; ".join(
-        f"{verdict.manager}: {'only on request, ' if verdict.possible else ''}{verdict.reason}"
-        for verdict in verdicts
-        if verdict.manager in offered
+        f"{verdict.manager}: {_unless_asked_for(verdict).reason}" for verdict in verdicts if verdict.manager in offered
     )
     return f"No more networks available: {reasons}. An administrator adds some with `kilonova network create`."

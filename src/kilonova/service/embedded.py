@@ -11,7 +11,7 @@ from collections.abc import Callable
 import uvloop
 
 from kilonova import log as logs
-from kilonova.config import ApiConfig, Config, HostConfig
+from kilonova.config import ApiConfig, Config, HostConfig, NetworkConfig
 from kilonova.errors import KilonovaError
 from kilonova.service import credentials
 from kilonova.service.first_rows import SANDBOX_GATEWAY, prepare
@@ -39,7 +39,15 @@ def configuration(state: StateDirectory, options: Options) -> Config:
             public_interface=options.public_interface,
             public_gateway=SANDBOX_GATEWAY.split("/")[0] if options.mode == "sandbox" else "",
         ),
+        network=_network(options),
     )
+
+
+def _network(options: Options) -> NetworkConfig:
+    if not options.network_types:
+        return NetworkConfig()
+    count = len(options.network_types)
+    return NetworkConfig(type_weights={name: float(count - i) for i, name in enumerate(options.network_types)})
 
 
 def run(

@@ -34,6 +34,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tunnel_interface: str = ""
     tunnel_address: str = ""
     public_interface: str = ""
+    network_types: list[str] = []
+    """Of projects' networks, the best first; others only on request. None: the default order."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,14 @@ def test_an_unknown_verb_is_a_usage_error() -> None:
     assert run("frobnicate").returncode == 2
 
 
+@pytest.mark.parametrize("types", ["token-ring", "vlan,vlan", "vlan,,vxlan", ""])
+def test_an_order_of_network_types_names_each_once(types: str, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(kilonova, ["up", "--simulate", "--network-types", types, "--state-dir", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "vlan, vxlan, flat-dhcp, flat" in refused.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failures_are_one_line_and_exit_1(tmp_path: Path) -> None:
     failed = run("project", "list", "--state-dir", str(tmp_path))
     assert failed.returncode == 1

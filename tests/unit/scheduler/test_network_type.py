@@ -48,7 +48,7 @@ def test_the_verdicts_name_every_type_and_why_the_chosen_first() -> None:
     said = [(item["manager"], item["possible"]) for item in decision.documents()]
     assert said == [("vxlan", True), ("vlan", False), ("flat-dhcp", False), ("flat", False)]
     reasons = {verdict.manager: verdict.reason for verdict in decision.verdicts}
-    assert reasons["vxlan"] == "the only possible type: 3 of 9 networks free, on a"
+    assert reasons["vxlan"] == "the only one to choose from: 3 of 9 networks free, on a"
     assert reasons["vlan"] == "all 7 networks on physnet1 are assigned or still held"
     assert "kilonova network create --manager flat" in reasons["flat"]
 
@@ -98,7 +98,11 @@ def test_without_anything_left_the_error_says_so_of_every_type_there_is() -> Non
 
 def test_a_type_without_weight_is_for_requests_only() -> None:
     weights = WEIGHTS | {"vlan": 0.0}
-    assert choose(EVERYTHING, [host()], weights).offer.manager == "vxlan"
+    decision = choose(EVERYTHING, [host()], weights)
+    assert decision.offer.manager == "vxlan"
+    assert [verdict.reason for verdict in decision.verdicts if verdict.manager == "vlan"] == [
+        "only on request: 1 of 2 networks on physnet1 free, on a"
+    ]
     assert choose(EVERYTHING, [host()], weights, requested="vlan").offer.manager == "vlan"
     with pytest.raises(NoMoreNetworks, match="vlan: only on request"):
         choose([offer("vlan")], [host()], weights)

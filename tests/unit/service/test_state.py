@@ -13,6 +13,7 @@ import pytest
 from kilonova.config import ApiConfig
 from kilonova.errors import BadRequest, Conflict, NotFound
 from kilonova.service.credentials import password, write
+from kilonova.service.embedded import configuration
 from kilonova.service.state import Options, StateDirectory, existing, write_private
 
 
@@ -40,6 +41,13 @@ def test_options_are_kept(state: StateDirectory) -> None:
     state.write_options(options)
     assert state.read_options() == options
     assert existing(state.path).path == state.path
+
+
+def test_the_order_of_network_types_becomes_their_weights(state: StateDirectory) -> None:
+    chosen = configuration(state, Options(network_types=["vxlan", "flat"])).network.type_weights
+    assert chosen == {"vxlan": 2.0, "flat": 1.0}
+    default = configuration(state, Options()).network.type_weights
+    assert sorted(default, key=lambda name: -default[name]) == ["vlan", "vxlan", "flat-dhcp", "flat"]
 
 
 def test_a_directory_without_a_cloud_is_not_found(tmp_path: Path) -> None:
