@@ -51,6 +51,7 @@ class Client:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         sent = {"X-Auth-Token": self.token, **(JSON if data is not None else {})}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        kept = self._connection is not None
         if self._connection is None:
             self._connection = http.client.HTTPConnection(self._address, timeout=60)
             self._connection.connect()
@@ -59,17 +60,19 @@ class Client:
             self._connection.request(method, path, data, sent)
             answer = self._connection.getresponse()
             content = answer.read()
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             self._connection = None
+            if kept and isinstance(error, http.client.RemoteDisconnected):  # it was idle for too long
+                return self.exchange(method, path, body, **headers)
             raise
         is_json = content and "json" in answer.headers.get("content-type", "")
         return answer.status, json.loads(content) if is_json else None, {k.lower(): v for k, v in answer.getheaders()}
 
-    def log_in(self) -> str:
-        """A new token of the administrator."""
+    def log_in(self, project: str = "admin") -> str:
+        """A new token of the administrator for a project."""
         user = {"name": "admin", "domain": {"id": "default"}, "password": PASSWORD}
-        scope = {"project": {"name": "admin", "domain": {"id": "default"}}}
+        scope = {"project": {"name": project, "domain": {"id": "default"}}}
         identity = {"methods": ["password"], "password": {"user": user}}
         status, document, headers = self.exchange(
             "POST", "/identity/v3/auth/tokens", {"auth": {"identity": identity, "scope": scope}}

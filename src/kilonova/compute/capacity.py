@@ -11,6 +11,8 @@ from kilonova.compute.driver import Capacity
 from kilonova.config import HostConfig
 
 VCPUS_PER_PROCESSOR = 16
+LIGHT_VCPUS = 4096
+"""Of a host of light guests, which compute nothing: a few of its processors' time serves hundreds."""
 SIMULATED_VCPUS, SIMULATED_RAM_MB, SIMULATED_DISK_GB = 4096, 16 * 2**20, 2**17
 """A simulated host has nothing to run out of: it is as large as tests of many servers need."""
 
@@ -22,7 +24,8 @@ def host_capacity(
     if host.simulate:
         vcpus, ram_mb, disk_gb = SIMULATED_VCPUS, SIMULATED_RAM_MB, SIMULATED_DISK_GB
     else:
-        vcpus, ram_mb, disk_gb = (os.cpu_count() or 1) * VCPUS_PER_PROCESSOR, _memory_mb(), _disk_gb(state_dir)
+        vcpus = LIGHT_VCPUS if hypervisor_type == "namespace" else (os.cpu_count() or 1) * VCPUS_PER_PROCESSOR
+        ram_mb, disk_gb = _memory_mb(), _disk_gb(state_dir)
     return Capacity(
         vcpus=host.vcpus or vcpus,
         ram_mb=host.ram_mb or ram_mb,

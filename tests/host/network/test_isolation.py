@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 from kilonova.network.fragments import inside_device
-from kilonova.network.plan import link_local
+from kilonova.network.ipv6 import link_local
 
 from . import frames
 from .world import Guest, Network, World, connects, pings, until

@@ -1,7 +1,7 @@
 """Connection tracking of the namespace the calling thread is in, by netlink: which flows there are, and cutting them.
 
-The kernel sends only the entries of the address that is asked for (ctnetlink's filter, Linux 5.8); what else must be
-true of a flow is `kilonova.network.flows`' to say.
+Where there are many, the kernel sends only those of the addresses that are asked for (ctnetlink's filter, Linux 5.8);
+what else must be true of a flow is `kilonova.network.flows`' to say.
 """
 
 from __future__ import annotations
@@ -9,22 +9,25 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from kilonova.network.flows import Cut, Flow
 from kilonova.network.host import netlink
 from kilonova.network.host.netlink import attribute, attributes, nested
 
 _NETFILTER = 12
-_GET, _DELETE = 0x101, 0x102
+_NEW, _GET, _DELETE = 0x100, 0x101, 0x102
 _ORIGINAL, _ZONE, _FILTER = 1, 18, 25
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
 _ADDRESSES = {4: (1, 2), 6: (3, 4)}
 _PROTOCOL, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
 _FILTER_ORIGINAL, _BY_SOURCE, _BY_TARGET = 1, 1, 2
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER_BYTES = 4
-_FEW = 16
-"""Of so many addresses in one zone the flows are asked for one by one; of more, for the whole zone at once."""
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+"""Of the reading thread's own namespace."""
+_CHEAPLY_READ, _FEW = 5000, 16
+"""So many flows are read at once; of more, those of single addresses are asked for, unless these are many."""
 _BATCH = 512
 
 
@@ -45,14 +48,19 @@ class Conntrack:
 
     def flows(self, cuts: Iterable[Cut]) -> list[Flow]:
         """The flows among which those of `cuts` are, each once."""
-        asked: dict[tuple[int, int], set[tuple[str, str]]] = {}
-        for cut in cuts:
-            asked.setdefault((cut.zone, cut.version), set()).add((cut.source, cut.target))
+        wanted = set(cuts)
+        known = int(_COUNT.read_text())
+        if not wanted or not known:
+            return []
         found: dict[Flow, None] = {}
-        for (zone, version), sides in asked.items():
-            whole = len(sides) > _FEW or ("", "") in sides
-            for source, target in [("", "")] if whole else sorted(sides):
-                found.update(dict.fromkeys(self._dump(zone, version, source, target)))
+        if known <= _CHEAPLY_READ or len(wanted) > _FEW or any(not (cut.source or cut.target) for cut in wanted):
+            zones = {cut.zone for cut in wanted}
+            zone = next(iter(zones)) if len(zones) == 1 else 0
+            found.update(dict.fromkeys(flow for flow in self._dump(zone) if flow.zone in zones))
+            return list(found)
+        for zone, version, source, target in sorted({cut[:4] for cut in wanted}):
+            flows = self._dump(zone, version, source, target)
+            found.update(dict.fromkeys(flow for flow in flows if flow.zone == zone))
         return list(found)
 
     def delete(self, flows: Iterable[Flow]) -> None:
@@ -64,7 +72,8 @@ class Conntrack:
         for start in range(0, len(bodies), _BATCH):
             self._socket.tell(_DELETE, bodies[start : start + _BATCH])
 
-    def _dump(self, zone: int, version: int, source: str, target: str) -> Iterator[Flow]:
+    def _dump(self, zone: int, version: int = 0, source: str = "", target: str = "") -> Iterator[Flow]:
+        """Each costs a walk through the table of the whole machine. Zone 0: of every zone; older kernels send all."""
         body = _header(version) + _zone(zone)
         if source or target:
             kinds, words = _ADDRESSES[version], (source, target)
@@ -73,7 +82,7 @@ class Conntrack:
             body += nested(_ORIGINAL, nested(_TUPLE_IP, *ends))
             body += nested(_FILTER, netlink.u32(_FILTER_ORIGINAL, flags))
         for message in self._socket.dump(_GET, body, "connection tracking"):
-            if message.kind == 0x100 and (flow := _flow(message.body, version)) is not None and flow.zone == zone:
+            if message.kind == _NEW and (flow := _flow(message.body)) is not None:
                 yield flow
 
 
@@ -85,9 +94,8 @@ def cut_translated(addresses: Iterable[str]) -> None:
         conntrack.delete(flow for flow in conntrack.flows(either) if {flow.source, flow.target} & wanted)
 
 
-def _flow(body: bytes, version: int) -> Flow | None:
-    if body[0] != _FAMILIES[version]:
-        return None
+def _flow(body: bytes) -> Flow | None:
+    version = 6 if body[0] == socket.AF_INET6 else 4
     found = attributes(body, _HEADER_BYTES)
     original = found.get(_ORIGINAL, b"")
     tuple_ = attributes(original)
