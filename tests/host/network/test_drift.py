@@ -245,6 +245,18 @@ async def test_links_and_routes_of_the_administrator_stay(scene: Scene) -> None:
     assert "administrator" in world.inside(world.switch, "nft", "list", "tables")
 
 
+async def test_routes_that_people_add_outside_are_theirs(scene: Scene) -> None:
+    """A sandbox's outside stands for the internet: who looks from there sets up what he likes."""
+    world = scene.world
+    scene.run(world.outside, "ip route add 10.0.0.0/8 via 203.0.113.2")
+    routes = world.inside(world.outside, "ip", "route")
+
+    assert await scene.mended() == []
+
+    assert world.inside(world.outside, "ip", "route") == routes
+    scene.run(world.outside, "ip route del 10.0.0.0/8")
+
+
 @pytest.mark.parametrize("agent", ["runs", "is down"])
 async def test_an_emptied_kernel_is_rebuilt_with_200_ports(world: World, agent: str) -> None:
     public = await world.public_network()

@@ -22,7 +22,7 @@ from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resum
 from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks_layout
 from kilonova.network.host import arp, conntrack, namespaces, proxies, wireguard
 from kilonova.network.host.dnsmasq import Dnsmasq
-from kilonova.network.host.inspect import inspect_here, relevant, survey
+from kilonova.network.host.inspect import inspect_here, relevant, survey, without_peoples_routes
 from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.host.links import Links, write_sysctls
 from kilonova.network.host.nftables import Nft
@@ -184,6 +184,8 @@ class KernelHost:
             if name != self._names.switch and namespaces.exists(name):
                 with _catching(failures, ""):
                     surveyed = survey(name)
+                    if name == self._names.outside:
+                        surveyed = without_peoples_routes(surveyed, layouts[name])
                     found[name] = relevant(surveyed.layout, layouts[name])
                     drifts[name] = drift(surveyed.routes, found[name], layouts[name])
         there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch])

@@ -48,3 +48,9 @@ def relevant(found: Layout, wanted: Layout) -> Layout:
     ours = {name: link for name, link in found.links.items() if link.owner or name in wanted.links}
     known = frozenset(item for item in found.routes if item.device in ours or item in wanted.routes)
     return replace(found, links=ours, routes=known)
+
+
+def without_peoples_routes(there: Survey, wanted: Layout) -> Survey:
+    """Of a sandbox's outside: whoever looks from there may add routes, and keeps them."""
+    layout = replace(there.layout, routes=there.layout.routes & wanted.routes)
+    return Survey(layout, tuple(record for record in there.routes if record.connected or record.route in wanted.routes))

@@ -14,7 +14,7 @@ from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network.fragments import Fragment, Names, inside_device
 from kilonova.network.host import namespaces, routes
 from kilonova.network.host.dnsmasq import Dnsmasq
-from kilonova.network.host.inspect import Survey, relevant, survey
+from kilonova.network.host.inspect import Survey, relevant, survey, without_peoples_routes
 from kilonova.network.host.sysctls import SWITCH, sysctls_of
 from kilonova.network.layout import Layout, merge
 from kilonova.network.observation import (
@@ -45,7 +45,7 @@ def observe(
     Blocks. Whose host it is, the caller says.
     """
     mine = concerned(plan, wanted, concern)
-    surveyed = _survey(mine, wanted)
+    surveyed = _survey(mine, wanted, names)
     found = {name: item.layout for name, item in surveyed.items()}
     neighbours: list[Neighbour] = []
     for owner, namespace in _speakers(plan, concern, names):
@@ -69,7 +69,7 @@ def observe(
 
 def audit(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, directory: Path) -> Audit:
     """Everything of this host's network that is not as planned, and what is left of things that are gone. Blocks."""
-    surveyed = _survey(wanted, wanted)
+    surveyed = _survey(wanted, wanted, names)
     found = {name: item.layout for name, item in surveyed.items()}
     differences = [
         *drift(wanted, found),
@@ -81,13 +81,15 @@ def audit(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, director
 
 
 # ------------------------------------------------------------------------------------------------ the kernel
-def _survey(mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment]) -> dict[str, Survey]:
+def _survey(mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment], names: Names) -> dict[str, Survey]:
     """Of the namespaces that are there."""
     found: dict[str, Survey] = {}
     for name in sorted({item.namespace for item in mine.values()}):
         if namespaces.exists(name):
-            there = survey(name)
-            found[name] = there._replace(layout=relevant(there.layout, _layout(wanted, name)))
+            there, layout = survey(name), _layout(wanted, name)
+            if name == names.outside:
+                there = without_peoples_routes(there, layout)
+            found[name] = there._replace(layout=relevant(there.layout, layout))
     return found
 
 
