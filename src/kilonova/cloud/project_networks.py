@@ -123,7 +123,7 @@ def _refuse_other(tx: Connection, project_id: str, network: RowMapping, named: s
 
 
 def _users(tx: Connection, network_id: str, only: ColumnElement[bool] | None) -> list[str]:
-    """What uses a network, in words; not the cloud's own services, nor the default router in it."""
+    """What uses a network, in words; not the cloud's own services, nor what goes with it: default router and VPN."""
     query = (
         select(
             ports.c.id,
@@ -134,7 +134,7 @@ def _users(tx: Connection, network_id: str, only: ColumnElement[bool] | None) ->
         )
         .outerjoin(instances, instances.c.id == ports.c.device_id)
         .outerjoin(routers, routers.c.id == ports.c.device_id)
-        .where(ports.c.network_id == network_id, ports.c.device_owner != DHCP)
+        .where(ports.c.network_id == network_id, ports.c.device_owner.not_in([DHCP, VPN_CLIENT]))
         .where(or_(routers.c.id.is_(None), routers.c.is_default.is_(False)))
         .order_by(ports.c.created_at, ports.c.id)
     )
@@ -148,8 +148,6 @@ def _user(row: RowMapping) -> str:
         return f"server {row['server']} ({row['device_id']})"
     if row["router"] is not None:
         return f"router {row['router']} ({row['device_id']})"
-    if row["device_owner"] == VPN_CLIENT:
-        return f"VPN client (port {row['id']})"
     return f"port {row['id']} ({row['device_owner'] or 'no device'})"
 
 

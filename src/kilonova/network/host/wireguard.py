@@ -103,18 +103,21 @@ def _found(device: str) -> FoundDevice:
 def _configure(plan: VpnPlan) -> list[str]:
     found = _found(plan.device)
     done: list[str] = []
+    own: list[str] = []
     if found.public_key != plan.public_key:
-        run(["wg", "set", plan.device, "private-key", "/dev/stdin"], stdin=plan.private_key + "\n")
+        own += ["private-key", "/dev/stdin"]
         done.append("gave it its key")
     if found.port != plan.port:
-        run(["wg", "set", plan.device, "listen-port", str(plan.port)])
+        own += ["listen-port", str(plan.port)]
         done.append(f"port {plan.port}")
     changes = peer_changes(found, plan)
-    words = [["peer", key, "remove"] for key in changes.removed]
-    words += [["peer", key, "allowed-ips", f"{address}/32"] for key, address in changes.set]
-    for first in range(0, len(words), _AT_ONCE):
-        peers = [word for peer in words[first : first + _AT_ONCE] for word in peer]
-        run(["wg", "set", plan.device, *peers])
+    peers = [["peer", key, "remove"] for key in changes.removed]
+    peers += [["peer", key, "allowed-ips", f"{address}/32"] for key, address in changes.set]
+    while own or peers:
+        now, peers = peers[:_AT_ONCE], peers[_AT_ONCE:]
+        words = [*own, *(word for peer in now for word in peer)]
+        run(["wg", "set", plan.device, *words], stdin=f"{plan.private_key}\n" if "private-key" in own else None)
+        own = []
     if changes.removed:
         done.append(f"{len(changes.removed)} peers fewer")
     if changes.set:
