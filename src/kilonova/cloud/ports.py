@@ -24,6 +24,7 @@ from kilonova.cloud.networks import NETWORKS
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Forbidden
 from kilonova.network.addresses import parsed
+from kilonova.network.dhcp_options import changed_options
 from kilonova.network.errors import InvalidIpForSubnet, PortInUse, PortNotFound, SecurityGroupNotFound, ServicePortInUse
 from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import canonical_mac, chosen_mac
@@ -38,7 +39,7 @@ from kilonova.network.ports import (
     set_groups,
     subnets_of,
 )
-from kilonova.network.texts import is_domain_name, plain_address, plain_network
+from kilonova.network.texts import LARGEST_PAIR, is_domain_name, plain_address, plain_network
 from kilonova.store import addresses as held
 from kilonova.store.ports import clear_floating, release_port
 from kilonova.store.schema import (
@@ -57,7 +58,6 @@ _PLAIN = {
     "name": "name",
     "description": "description",
     "admin_state_up": "admin_state_up",
-    "extra_dhcp_opts": "extra_dhcp_opts",
     "dns_name": "dns_name",
     "binding:profile": "binding_profile",
     "device_id": "device_id",
@@ -210,10 +210,12 @@ def _create(tx: Connection, context: Context, fields: Mapping[str, Any]) -> Docu
     if groups and not secured:
         raise BadRequest("security_groups: a port without port security has none; enable port_security_enabled.")
     make = {column: fields[name] for name, column in _PLAIN.items() if name in fields}
+    _check_name(network, fields)
     made = make_port(
         tx,
         network_id=network["id"],
         project_id=owner,
+        extra_dhcp_opts=changed_options((), fields.get("extra_dhcp_opts") or ()),
         mac=fields.get("mac_address"),
         fixed_ips=_wanted(fields["fixed_ips"]) if fields.get("fixed_ips") is not None else None,
         security_groups=None if groups is None else checked_groups(tx, context, owner, groups),
@@ -253,9 +255,15 @@ def _check_plain(fields: Mapping[str, Any]) -> None:
         raise BadRequest(f"fixed_ips: more than {_MOST_FIXED_IPS} addresses for one port.")
     if fields.get("dns_name") and not is_domain_name(fields["dns_name"]):
         raise BadRequest(f"dns_name: {fields['dns_name']!r} is not the name of a host.")
-    for option in fields.get("extra_dhcp_opts") or []:
-        if not option.get("opt_name") or option.get("ip_version", 4) not in (4, 6):
-            raise BadRequest(f"extra_dhcp_opts: {dict(option)} is not an opt_name, opt_value and ip_version of 4 or 6.")
+
+
+def _check_name(network: RowMapping, fields: Mapping[str, Any]) -> None:
+    """A name is one of the network's domain: nobody answers for another name on a network that others use too."""
+    name, domain = str(fields.get("dns_name", "")).rstrip("."), network["dns_domain"].rstrip(".")
+    if "." in name and not (domain and name.endswith(f".{domain}")):
+        raise BadRequest(
+            f"dns_name: {name} is neither a single label nor a name of the network's dns_domain '{domain}'."
+        )
 
 
 def _refuse_foreign_device(tx: Connection, context: Context, owner: str, fields: Mapping[str, Any]) -> None:
@@ -290,9 +298,14 @@ def _pairs(items: Sequence[Mapping[str, Any]], mac: str, secured: bool) -> list[
     for item in items:
         text = str(item.get("ip_address"))
         try:
-            plain_network(text)
+            network = plain_network(text)
         except ValueError:
             raise BadRequest(f"allowed_address_pairs: '{text}' is not an address or CIDR.") from None
+        if network.num_addresses > LARGEST_PAIR:
+            raise BadRequest(
+                f"allowed_address_pairs: {text} has more than {LARGEST_PAIR} addresses: name smaller ones, or switch "
+                "port_security_enabled off."
+            )
         given = item.get("mac_address")
         pair = {"ip_address": text, "mac_address": mac if given is None else canonical_mac(given)}
         if pair in pairs:
@@ -327,7 +340,10 @@ def _change(tx: Connection, context: Context, port_id: str, fields: Mapping[str,
     _refuse_foreign_device(tx, context, row["project_id"], fields)
     before = show(tx, PORTS, context, port_id)
     hosts = _hosts(tx, before)
+    _check_name(network, fields)
     values = {column: fields[name] for name, column in _PLAIN.items() if name in fields}
+    if "extra_dhcp_opts" in fields:
+        values["extra_dhcp_opts"] = changed_options(row["extra_dhcp_opts"], fields["extra_dhcp_opts"])
     if "binding:host_id" in fields:
         values["host"] = fields["binding:host_id"] or ""
     mac = row["mac"]

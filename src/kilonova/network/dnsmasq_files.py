@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
-from kilonova.network.plan import METADATA_ADDRESS, HostEntry, ServicePlan, ServiceSubnet
+from kilonova.network.plan import METADATA_ADDRESS, SHORT_ID, HostEntry, ServicePlan, ServiceSubnet
 
 LEASE_TIME_S = 86400
-HOSTS, NAMES = "hosts", "names"
-"""Directories that dnsmasq watches: what DHCP hands out, and what DNS answers."""
+HOSTS, NAMES, OPTIONS = "hosts", "names", "options"
+"""Two directories that dnsmasq watches, what DHCP hands out and what DNS answers, and a file."""
 _V6 = "dhcpv6"
 """The tag that dnsmasq itself gives to requests of DHCPv6."""
 
@@ -29,11 +29,13 @@ class DnsmasqFiles:
     """File name in the hosts directory -> its line."""
     names: dict[str, str] = field(default_factory=dict)
     """File name in the names directory -> its lines."""
+    options: str = ""
+    """The options of single ports. It reads them when it starts."""
 
     def watched(self) -> dict[str, str]:
         """Path below the network's directory -> text, of what changes with the ports."""
         files = {f"{HOSTS}/{name}": text for name, text in self.hosts.items()}
-        return files | {f"{NAMES}/{name}": text for name, text in self.names.items()}
+        return files | {f"{NAMES}/{name}": text for name, text in self.names.items()} | {OPTIONS: self.options}
 
 
 def dnsmasq_files(plan: ServicePlan, directory: Path, device: str, user: str) -> DnsmasqFiles:
@@ -49,7 +51,10 @@ def dnsmasq_files(plan: ServicePlan, directory: Path, device: str, user: str) ->
     for port_id, entries in of_port.items():
         hosts |= _host_files(port_id, entries, serves6=serves6)
         names[port_id] = "".join(f"{entry.address} {_full_names(entry, plan.domain)}\n" for entry in entries)
-    return DnsmasqFiles(f"dnsmasq-{digest}.conf", config, hosts, names)
+    options = [
+        f"tag:{_tag(port_id)},{option}\n" for port_id, entries in of_port.items() for option in entries[0].options
+    ]
+    return DnsmasqFiles(f"dnsmasq-{digest}.conf", config, hosts, names, "".join(options))
 
 
 def _host_files(port_id: str, entries: list[HostEntry], *, serves6: bool) -> dict[str, str]:
@@ -61,14 +66,20 @@ def _host_files(port_id: str, entries: list[HostEntry], *, serves6: bool) -> dic
     fourth = [entry for entry in entries if entry.dhcp and ":" not in entry.address]
     sixth = [entry for entry in entries if entry.dhcp and ":" in entry.address]
     files: dict[str, str] = {}
+    own = [f"set:{_tag(port_id)}"] if entries[0].options else []
     bracketed = [f"[{entry.address}]" for entry in sixth]
     for entry in fourth:
-        words = [entry.mac, *([f"tag:!{_V6}"] if serves6 and not bracketed else []), entry.address, *bracketed]
+        only = [f"tag:!{_V6}"] if serves6 and not bracketed else []
+        words = [entry.mac, *only, *own, entry.address, *bracketed]
         files[f"{port_id}-{entry.address}"] = ",".join((*words, entry.hostname)) + "\n"
         bracketed = []
     if bracketed:
-        files[f"{port_id}-{_V6}"] = ",".join((sixth[0].mac, *bracketed, sixth[0].hostname)) + "\n"
+        files[f"{port_id}-{_V6}"] = ",".join((sixth[0].mac, *own, *bracketed, sixth[0].hostname)) + "\n"
     return files
+
+
+def _tag(port_id: str) -> str:
+    return f"port-{port_id[:SHORT_ID]}"
 
 
 def _full_names(entry: HostEntry, domain: str) -> str:
@@ -91,6 +102,7 @@ def _config_lines(plan: ServicePlan, directory: Path, device: str, user: str) ->
         f"dhcp-leasefile={directory / 'leases'}",
         f"dhcp-hostsdir={directory / HOSTS}",
         f"hostsdir={directory / NAMES}",
+        f"dhcp-optsfile={directory / OPTIONS}",
         f"dhcp-lease-max={min(size, 1 << 17)}",
         "dhcp-authoritative",
         "dhcp-rapid-commit",

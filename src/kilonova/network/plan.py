@@ -18,8 +18,6 @@ from kilonova.network.vpn_plan import VpnPlan
 METADATA_ADDRESS = "169.254.169.254"
 DEFAULT_DOMAIN = "kilonova.internal"
 SHORT_ID = 11
-LARGEST_PAIR = 256
-"""An allowed address pair of more addresses than this is not realised: port security off says the same cheaper."""
 
 
 class AddressPair(NamedTuple):
@@ -103,6 +101,8 @@ class HostEntry:
     """What DNS says of the address, without the network's domain; the first one is what its reverse says."""
     dhcp: bool = True
     """Does the DHCP server hand it out?"""
+    options: tuple[str, ...] = ()
+    """DHCP options of the port alone, as dnsmasq names them."""
 
 
 @dataclass(frozen=True)

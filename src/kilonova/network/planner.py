@@ -9,12 +9,12 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface
 from typing import TypeVar
 
 from kilonova.config import Config
+from kilonova.network.dhcp_options import option_text
 from kilonova.network.group_rules import GroupRule, compile_rules
 from kilonova.network.ipv6 import LEAST_DHCP_PREFIX, STATEFUL, STATELESS, gives_addresses, is_automatic, link_local
 from kilonova.network.layout import VlanTag
 from kilonova.network.plan import (
     DEFAULT_DOMAIN,
-    LARGEST_PAIR,
     AddressPair,
     Advertisement,
     BridgePlan,
@@ -44,7 +44,7 @@ from kilonova.network.rows import (
     RouterRow,
     SubnetRow,
 )
-from kilonova.network.texts import is_domain_name
+from kilonova.network.texts import LARGEST_PAIR, is_domain_name
 from kilonova.network.tunnels import too_small, tunnels
 from kilonova.network.vpn_planner import plan_vpns
 
@@ -286,13 +286,19 @@ class _Planner:
         """A port's addresses under its names; an IPv6 address without one goes by that of the IPv4 address."""
         addresses = self.addresses_of[port.id]
         chosen, hostname = _domain_name(port.dns_name), _domain_name(port.hostname)
+        found = (
+            option_text(item["opt_name"], item["opt_value"], item.get("ip_version", 4))
+            for item in port.extra_dhcp_opts or ()
+            if item.get("opt_value") is not None
+        )
+        options = tuple(text for text in found if text is not None)
         fourth = next((address.address for address in addresses if ":" not in address.address), None)
         for address in addresses:
             unnamed = fourth if fourth and ":" in address.address else address.address
             name = hostname or chosen or "host-" + unnamed.replace(".", "-").replace(":", "-")
             names = tuple(dict.fromkeys((chosen or name, name)))
             dhcp = address.subnet_id in handed_out
-            yield HostEntry(port.id, port.mac, address.address, name, port.device_id, names, dhcp)
+            yield HostEntry(port.id, port.mac, address.address, name, port.device_id, names, dhcp, options)
 
     # -------------------------------------------------------------------------------------------- routers
     def _router(self, router: RouterRow) -> RouterPlan:

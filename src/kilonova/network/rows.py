@@ -65,6 +65,7 @@ class PortRow(NamedTuple):
     dns_name: str
     hostname: str | None
     """Of the instance it belongs to."""
+    extra_dhcp_opts: Sequence[dict[str, Any]] = ()
 
 
 class AddressRow(NamedTuple):
@@ -270,8 +271,8 @@ def _queries() -> _Queries:
         subnets=_columns(subnets, SubnetRow)
         .where(subnets.c.network_id.in_(network_ids))
         .order_by(subnets.c.created_at, subnets.c.id),
-        ports=_columns(ports, PortRow, omit=("hostname",))
-        .add_columns(schema.instances.c.hostname)
+        ports=_columns(ports, PortRow, omit=("hostname", "extra_dhcp_opts"))
+        .add_columns(schema.instances.c.hostname, ports.c.extra_dhcp_opts)
         .outerjoin(schema.instances, schema.instances.c.id == ports.c.device_id)
         .where(wanted_ports)
         .order_by(ports.c.id),

@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _LONGEST_NAME = 253
+LARGEST_PAIR = 256
+"""An allowed address pair of more addresses than this is refused: port security off says the same cheaper."""
 
 
 def plain_address(text: str) -> IPv4Address | IPv6Address:

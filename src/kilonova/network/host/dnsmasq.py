@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kilonova.errors import CommandFailed
-from kilonova.network.dnsmasq_files import HOSTS, NAMES, DnsmasqFiles, dnsmasq_files
+from kilonova.network.dnsmasq_files import HOSTS, NAMES, OPTIONS, DnsmasqFiles, dnsmasq_files
 from kilonova.network.fragments import SERVICE_DEVICE
 from kilonova.network.host import namespaces
 from kilonova.network.host.leases import Lease, find_leases
@@ -26,6 +26,9 @@ from kilonova.process import run
 UNPRIVILEGED = "nobody"
 _RELEASE_WITHIN_S = 1.0
 _SETTLED_S = 0.02
+_CHANGED = "changed a host"
+"""dnsmasq 2.90 takes a changed line for a second one with the same address, and dies when told to read all again:
+only another process reads it."""
 
 
 class Dnsmasq:
@@ -53,7 +56,7 @@ class Dnsmasq:
         process = self._process(plan.network_id)
         edited = look and process is not None and text_of(directory / files.config_name) != files.config
         is_ours = process is not None and runs(process, f"--conf-file={directory / files.config_name}", namespace)
-        if process is not None and is_ours and not edited:
+        if process is not None and is_ours and not edited and _CHANGED not in done:
             if "forgot a host" in done:
                 os.kill(process, signal.SIGHUP)
             return done
@@ -94,6 +97,8 @@ class Dnsmasq:
         if written is None:
             entries = [entry for name in (HOSTS, NAMES) for entry in (directory / name).iterdir()]
             written = {f"{entry.parent.name}/{entry.name}": entry.read_text() for entry in entries}
+            if (directory / OPTIONS).exists():
+                written[OPTIONS] = (directory / OPTIONS).read_text()
         done: list[str] = []
         for path in written.keys() - wanted.keys():
             (directory / path).unlink(missing_ok=True)
@@ -101,8 +106,8 @@ class Dnsmasq:
         for path, text in wanted.items():
             if written.get(path) == text:
                 continue
-            if path in written:
-                done.append("forgot a host")
+            if path in written and not path.startswith(NAMES):
+                done.append(_CHANGED)
             done.append("wrote a host")
             temporary = directory / "host.new"
             temporary.write_text(text)
