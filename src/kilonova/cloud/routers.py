@@ -37,11 +37,22 @@ from kilonova.network.errors import (
     RouterInUse,
     RouterNotFound,
 )
+from kilonova.network.managers import SHARED
 from kilonova.network.ports import ROUTER_GATEWAY, ROUTER_INTERFACE, FixedIp
 from kilonova.network.routers import add_interface, clear_gateway, insert_router, set_gateway
 from kilonova.scheduler.network_host import pick_network_host
 from kilonova.store.ports import release_port
-from kilonova.store.schema import addresses, floating_ips, networks, ports, project_networks, routers, subnets, vpns
+from kilonova.store.schema import (
+    addresses,
+    floating_ips,
+    networks,
+    pool_networks,
+    ports,
+    project_networks,
+    routers,
+    subnets,
+    vpns,
+)
 
 _MOST_ROUTES = 30
 _MOST_OUTSIDE_ADDRESSES = 5
@@ -304,6 +315,7 @@ def _connect(tx: Connection, context: Context, router_id: str, fields: Mapping[s
                 f"Bad router request: the gateway {subnet['gateway_ip']} of subnet {subnet_id} is a router of its own: "
                 "connect by a port."
             )
+        _refuse_foreign_gateway(tx, subnet)
         _refuse_overlap(tx, router_id, [subnet])
         router = _placed(tx, router, subnet["network_id"])
         port_id = add_interface(tx, router, subnet, subnet["gateway_ip"]).id
@@ -326,6 +338,18 @@ def _connect(tx: Connection, context: Context, router_id: str, fields: Mapping[s
         ids, network_id = [row["id"] for row in rows], port["network_id"]
     document = _interface(router, str(port_id), network_id, ids)
     return document, _hosts(tx, router, network_id)
+
+
+def _refuse_foreign_gateway(tx: Connection, subnet: RowMapping) -> None:
+    """The gateway of a flat network of the pool is a machine of the administrator's: two would answer for it."""
+    flat = select(pool_networks.c.id).where(
+        pool_networks.c.network_id == subnet["network_id"], pool_networks.c.manager.in_(SHARED)
+    )
+    if not subnet["project_id"] and tx.execute(flat).first() is not None:
+        raise BadRequest(
+            f"Bad router request: the gateway {subnet['gateway_ip']} of subnet {subnet['id']} is a router of its own: "
+            "connect by a port."
+        )
 
 
 def _placed(tx: Connection, router: RowMapping, network_id: str) -> RowMapping:

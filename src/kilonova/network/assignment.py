@@ -159,9 +159,15 @@ def _named(
 def _make_own(
     tx: Connection, config: Config, project_id: str, pool: RowMapping, hosts: list[HostWires], able: Collection[str]
 ) -> RowMapping:
-    """The project's own network of a pool network, with subnet and router, on the least loaded host that is able."""
+    """The project's own network of a pool network, with subnet and router.
+
+    Its host is the least loaded one that is able; that of the project's router, if it has kept one.
+    """
     manager = manager_named(pool["manager"])
+    router = _default_router(tx, project_id)
     host = next((wires.host for wires in hosts if wires.host in able), None)
+    if router is not None and router["host"] in able:
+        host = router["host"]
     network_id = NetworkId(new_id())
     tx.execute(
         insert(networks).values(
@@ -194,17 +200,19 @@ def _make_own(
         dns_nameservers=[],
         host_routes=[],
     )
-    _connect(tx, project_id, subnet_id, host)
+    _connect(tx, project_id, subnet_id, host, router)
     return network
 
 
-def _connect(tx: Connection, project_id: str, subnet_id: str, host: str | None) -> None:
+def _default_router(tx: Connection, project_id: str) -> RowMapping | None:
+    query = select(routers).where(routers.c.project_id == project_id, routers.c.is_default.is_(True))
+    return tx.execute(query.order_by(routers.c.created_at).limit(1)).mappings().one_or_none()
+
+
+def _connect(tx: Connection, project_id: str, subnet_id: str, host: str | None, router: RowMapping | None) -> None:
     """Put the project's default router, made when it has none, at the subnet's gateway address."""
-    query = select(routers.c.id).where(routers.c.project_id == project_id, routers.c.is_default.is_(True))
-    router_id = tx.execute(query.order_by(routers.c.created_at).limit(1)).scalar_one_or_none()
-    if router_id is None:
-        router_id = insert_router(tx, project_id=project_id, name=ROUTER_NAME, host=host, is_default=True)
-    router = router_row(tx, router_id)
+    if router is None:
+        router = router_row(tx, insert_router(tx, project_id=project_id, name=ROUTER_NAME, host=host, is_default=True))
     subnet = tx.execute(select(subnets).where(subnets.c.id == subnet_id)).mappings().one()
     add_interface(tx, router, subnet, subnet["gateway_ip"])
     outside = external_network(tx)
@@ -214,4 +222,4 @@ def _connect(tx: Connection, project_id: str, subnet_id: str, host: str | None) 
                 set_gateway(tx, router, outside)
         except NoMoreAddresses as error:
             # The project works inside; a later floating range gives the router its gateway.
-            log.warning("router %s of project %s has no address outside: %s", router_id, project_id, error)
+            log.warning("router %s of project %s has no address outside: %s", router["id"], project_id, error)

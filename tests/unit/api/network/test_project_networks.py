@@ -173,6 +173,9 @@ async def test_a_flat_network_is_given_to_projects_and_taken_from_them(
     assert "projects p1" in await operator.refused("DELETE", f"{POOL}/{flat['id']}", status=409)
     assert "projects p1" in await operator.refused("DELETE", f"/networks/{flat['network_id']}", status=409)
     await other.refused("DELETE", f"/networks/{flat['network_id']}", status=403)
+    router, subnet = await operator.make("router"), (await operator.ask("GET", "/subnets"))["subnets"][0]
+    path = f"/routers/{router['id']}/add_router_interface"
+    assert "10.5.0.1" in await operator.refused("PUT", path, {"subnet_id": subnet["id"]}, status=400)
     await member.ask("DELETE", f"/ports/{port['id']}", status=204)
     await member.ask("DELETE", "/auto-allocated-topology/p1", status=204)
     await operator.ask("DELETE", f"{POOL}/{flat['id']}", status=204)
@@ -274,6 +277,23 @@ async def test_users_make_networks_on_any_manager_allowed_to_them(
     of_type: Any = {"provider:network_type": "flat"}
     listed = await operator.ask("GET", "/networks", **of_type)
     assert [item["id"] for item in listed["networks"]] == [flat["id"]]
+
+
+async def test_a_network_goes_where_the_router_is_that_a_project_has_kept(
+    operator: Caller, member: Caller, rack: Cloud
+) -> None:
+    await add(operator, num_networks=3)
+    await assign(operator, "p1")
+    (router,) = (await member.ask("GET", "/routers"))["routers"]
+    own = await member.make("network")
+    subnet = await member.make("subnet", network_id=own["id"], cidr="10.20.0.0/24")
+    await member.ask("PUT", f"/routers/{router['id']}/add_router_interface", {"subnet_id": subnet["id"]})
+    await operator.ask("DELETE", f"{PROJECTS}/p1/network", status=204)
+    assert [item["id"] for item in (await member.ask("GET", "/routers"))["routers"]] == [router["id"]]
+    idle = {"id": new_id(), "kind": "network", "host": "host0", "capacity": WIRES}
+    await rack.store.write(lambda tx: tx.execute(insert(services).values(**idle)) and None)
+    assert (await assign(operator, "p1"))["network"]["host"] == "host1"
+    assert (await assign(operator, "p2", manager="vlan"))["network"]["host"] == "host0"
 
 
 async def test_several_hosts_without_a_trunk_carry_no_vlan_and_say_so(
