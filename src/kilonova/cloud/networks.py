@@ -200,6 +200,9 @@ def _segment(
         segmentation_id=fields.get("provider:segmentation_id"),
     )
     able, why_not = able_hosts(manager_named(name), segment.physical_network, hosts)
+    if fields.get("router:external"):
+        # Its frames are on the public wire of every host.
+        return segment, {host.host for host in hosts}
     if why_not:
         raise Conflict(f"Unable to create the network: no host can carry {_in_words(segment)}: {why_not}.")
     return segment, able

@@ -85,7 +85,8 @@ def _private(
         if getattr(request, name):
             raise BadRequest(f"{name}: only a flat network has one; a {manager.name} network's router is the cloud's.")
     count = 1000 if request.num_networks is None else request.num_networks
-    cut = _cut(_range(request.fixed_range or "10.0.0.0/8"), count, request.network_size)
+    whole = _range("10.0.0.0/8" if request.fixed_range is None else request.fixed_range)
+    cut = _cut(whole, count, request.network_size)
     first_id = 100 if request.vlan_start is None else request.vlan_start
     first_port = 1000 if request.vpn_start is None else request.vpn_start
     manager.check(physical, first_id, first_id + count - 1)

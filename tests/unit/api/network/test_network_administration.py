@@ -48,6 +48,7 @@ async def test_the_pool_is_filled_listed_shown_and_emptied(operator: Caller, mem
         ({"num_networks": 0}, 400, "num_networks"),
         ({"fixed_range": "10.0.0.0/23", "num_networks": 3}, 400, "fixed_range"),
         ({"fixed_range": "10.0.0.1/8"}, 400, "fixed_range"),
+        ({"fixed_range": ""}, 400, "fixed_range"),
         ({"fixed_range": "fd00::/8"}, 400, "IPv6"),
         ({"num_networks": 4000}, 400, "4094"),
         ({"vlan_start": 0, "num_networks": 1}, 400, "VLAN"),

@@ -308,6 +308,8 @@ async def test_several_hosts_without_a_trunk_carry_no_vlan_and_say_so(
     message = await member.refused("POST", "/networks", {"network": {}}, status=409)
     assert "host1: no trunk for physnet1; host2: no trunk for physnet1" in message
     assert "--trunk physnet1=DEVICE" in message
+    outside = {"router:external": True}
+    assert (await operator.make("network", **outside))["router:external"] is True
     await add(operator, num_networks=1)
     await add(operator, manager="vxlan", fixed_range="10.9.0.0/16", num_networks=1, vpn_start=5000)
     assert (await assign(operator, "p1"))["network"]["manager"] == "vxlan"
