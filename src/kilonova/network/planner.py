@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface, ip_network
 from typing import TypeVar
 
@@ -50,6 +51,7 @@ from kilonova.network.vpn_planner import plan_vpns
 
 T = TypeVar("T")
 FLAT = ("flat", "flat-dhcp")
+_REMEMBERED = 16384
 _FIRST_HASHED_ZONE, _LAST_ZONE = 4096, 65535
 
 
@@ -149,36 +151,40 @@ class _Planner:
     def _ports(self) -> Iterable[PortPlan]:
         local = [port for port in self.rows.ports if port.host == self.host.name and port.vif != "none"]
         pairs_of = {port.id: self._pairs(port) for port in local}
-        guards: dict[tuple[str, str], set[str]] = defaultdict(set)
+        guards: dict[tuple[str, str], frozenset[str]] = {}
         for port in local:
             if port.port_security_enabled:
+                groups = frozenset(self.groups_of[port.id])
                 for pair in pairs_of[port.id]:
-                    guards[port.network_id, pair.address] |= self.groups_of[port.id]
+                    key = port.network_id, pair.address
+                    guards[key] = guards[key] | groups if key in guards else groups
         for port in local:
             network = self.networks[port.network_id]
             secured = port.port_security_enabled
             pairs = pairs_of[port.id] if secured else ()
             filters: list[Filter] = []
             for address in dict.fromkeys(pair.address for pair in pairs):
-                groups = guards.pop((port.network_id, address), None)
-                if groups is not None:  # else: a port before this one shares the address and guards it
-                    filters.append(Filter(address, tuple(sorted(groups))))
-            yield PortPlan(
-                port_id=port.id,
-                network_id=port.network_id,
-                device=tap_name(port.id),
-                vif=port.vif,
-                bridge=self.bridge_name(network),
-                mac=port.mac,
-                mtu=network.mtu,
-                up=port.admin_state_up and network.admin_state_up,
-                secured=secured,
-                pairs=pairs,
-                filters=tuple(filters),
+                guard = guards.pop((port.network_id, address), None)
+                if guard is not None:  # else: a port before this one shares the address and guards it
+                    filters.append(_filter(address, guard))
+            yield _port_plan(
+                port.id,
+                port.network_id,
+                port.vif,
+                self.bridge_name(network),
+                port.mac,
+                network.mtu,
+                port.admin_state_up and network.admin_state_up,
+                secured,
+                pairs,
+                tuple(filters),
             )
 
     def _pairs(self, port: PortRow) -> tuple[AddressPair, ...]:
-        pairs = [AddressPair(port.mac, address.address) for address in self.addresses_of[port.id]]
+        own = _own_pairs(port.mac, tuple(address.address for address in self.addresses_of[port.id]))
+        if not port.allowed_address_pairs:
+            return own
+        pairs = list(own)
         macs = {port.mac}
         for allowed in port.allowed_address_pairs:
             mac = (allowed.get("mac_address") or port.mac).lower()
@@ -283,22 +289,14 @@ class _Planner:
         )
 
     def _entries(self, port: PortRow, handed_out: Collection[str]) -> Iterable[HostEntry]:
-        """A port's addresses under its names; an IPv6 address without one goes by that of the IPv4 address."""
-        addresses = self.addresses_of[port.id]
-        chosen, hostname = _domain_name(port.dns_name), _domain_name(port.hostname)
+        addresses = tuple((each.address, each.subnet_id in handed_out) for each in self.addresses_of[port.id])
         found = (
             option_text(item["opt_name"], item["opt_value"], item.get("ip_version", 4))
             for item in port.extra_dhcp_opts or ()
             if item.get("opt_value") is not None
         )
         options = tuple(text for text in found if text is not None)
-        fourth = next((address.address for address in addresses if ":" not in address.address), None)
-        for address in addresses:
-            unnamed = fourth if fourth and ":" in address.address else address.address
-            name = hostname or chosen or "host-" + unnamed.replace(".", "-").replace(":", "-")
-            names = tuple(dict.fromkeys((chosen or name, name)))
-            dhcp = address.subnet_id in handed_out
-            yield HostEntry(port.id, port.mac, address.address, name, port.device_id, names, dhcp, options)
+        return _host_entries(port.id, port.mac, port.device_id, port.dns_name, port.hostname, addresses, options)
 
     # -------------------------------------------------------------------------------------------- routers
     def _router(self, router: RouterRow) -> RouterPlan:
@@ -380,6 +378,56 @@ class _Planner:
             dns=tuple(dict.fromkeys(servers)),
             domain=_domain(network),
         )
+
+
+# What a port becomes is remembered: a pass plans a thousand of them anew, of which one has changed.
+@lru_cache(maxsize=_REMEMBERED)
+def _port_plan(
+    port_id: str,
+    network_id: str,
+    vif: str,
+    bridge: str,
+    mac: str,
+    mtu: int,
+    up: bool,
+    secured: bool,
+    pairs: tuple[AddressPair, ...],
+    filters: tuple[Filter, ...],
+) -> PortPlan:
+    return PortPlan(port_id, network_id, tap_name(port_id), vif, bridge, mac, mtu, up, secured, pairs, filters)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _own_pairs(mac: str, addresses: tuple[str, ...]) -> tuple[AddressPair, ...]:
+    pairs = [AddressPair(mac, address) for address in addresses]
+    return tuple(dict.fromkeys([*pairs, AddressPair(mac, link_local(mac))]))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _filter(address: str, groups: frozenset[str]) -> Filter:
+    return Filter(address, tuple(sorted(groups)))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _host_entries(
+    port_id: str,
+    mac: str,
+    instance_id: str,
+    dns_name: str,
+    hostname: str | None,
+    addresses: tuple[tuple[str, bool], ...],
+    options: tuple[str, ...],
+) -> tuple[HostEntry, ...]:
+    """A port's addresses under its names; an IPv6 address without one goes by that of the IPv4 address."""
+    chosen, given = _domain_name(dns_name), _domain_name(hostname)
+    fourth = next((address for address, _ in addresses if ":" not in address), None)
+    entries: list[HostEntry] = []
+    for address, dhcp in addresses:
+        unnamed = fourth if fourth and ":" in address else address
+        name = given or chosen or "host-" + unnamed.replace(".", "-").replace(":", "-")
+        names = tuple(dict.fromkeys((chosen or name, name)))
+        entries.append(HostEntry(port_id, mac, address, name, instance_id, names, dhcp, options))
+    return tuple(entries)
 
 
 def zones(networks: Iterable[NetworkRow]) -> dict[str, int]:

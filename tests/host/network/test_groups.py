@@ -12,7 +12,7 @@ import pytest
 
 from kilonova.network.flows import Cut, Flow
 from kilonova.network.group_rules import PROTOCOL_NUMBERS, chain_name
-from kilonova.network.host import namespaces
+from kilonova.network.host import namespaces, netlink
 from kilonova.network.host.conntrack import Conntrack
 from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.nftables import Nft
@@ -310,6 +310,35 @@ async def test_flow_allowed_by_membership_ends_with_it(world: World) -> None:
 
         assert not _hears(*lost)
         assert _hears(*kept)
+
+
+async def test_flows_of_a_deleted_port_are_read_at_once_and_not_at_all_where_there_are_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading walks through the table of the whole machine."""
+    reads: list[object] = []
+    dump = netlink.Socket.dump
+
+    def counted(self: netlink.Socket, kind: int, body: bytes, what: str) -> list[netlink.Message]:
+        reads.extend([kind] if what == "connection tracking" else [])
+        return dump(self, kind, body, what)
+
+    monkeypatch.setattr(netlink.Socket, "dump", counted)
+    network = await world.network()
+    group = await world.default_group(network.project_id)
+    first, second = await world.guest(network, 3, [group]), await world.guest(network, 4, [group])
+    third = await world.port(network, 5, [group])
+    await world.look()
+    await world.delete_port(third.port_id)
+    await world.look()
+    assert reads == []
+    assert pings(first.namespace, second.address)
+
+    await world.delete_port(second.port_id)
+    await world.look()
+
+    assert len(reads) == 1
+    assert not [flow for flow in _flows(world, network.bridge) if second.address in flow]
 
 
 async def _server_and_client(world: World) -> tuple[Any, str, Guest, Guest]:

@@ -288,3 +288,20 @@ def test_every_address_has_exactly_one_guard_on_its_bridge(places: list[tuple[in
     for port in wanted.ports.values():
         assert {item.address for item in port.filters} == {pair.address for pair in port.pairs}
         assert all(ip_address(pair.address) for pair in port.pairs)
+
+
+def test_what_did_not_change_is_planned_once() -> None:
+    """A pass plans every port of the host: those of the last pass are taken as they are."""
+    rows = Rows()
+    rows.network(1)
+    for number in range(1, 6):
+        rows.port(number, 1, f"10.0.0.{number + 2}", (uid(7, 1),))
+    before = plan(rows.host_rows(), config())
+    rows.port(6, 1, "10.0.0.8", (uid(7, 1),))
+
+    after = plan(rows.host_rows(), config())
+
+    assert all(after.ports[port_id] is planned for port_id, planned in before.ports.items())
+    ((entries,), (entries_after,)) = [[item.entries for item in each.services.values()] for each in (before, after)]
+    assert {id(entry) for entry in entries} < {id(entry) for entry in entries_after}
+    assert len(after.ports) == 6
