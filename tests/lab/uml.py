@@ -7,6 +7,7 @@ The kernel is the distribution's package, unpacked under `build/uml` and not ins
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
 import os
 import pickle
@@ -33,6 +34,7 @@ MEMORY_MB = 224
 BOOT_WITHIN_S = 60.0
 PORT = 7000
 TRUNK = "trunk0"
+_PR_SET_CHILD_SUBREAPER = 36
 IN_USER_SPACE = "lab: user space"
 """What `init` says first: the kernel works on this machine, all after it is the lab's to answer for."""
 
@@ -203,8 +205,18 @@ class UmlHost:
     def end(self) -> None:
         if self._connection is not None:
             self._connection.close()
+        _become_reaper(True)
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self._process.wait()
+            self._process.wait()
+            while True:
+                os.waitpid(-self._process.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass  # all of the group are gone
+        finally:
+            _become_reaper(False)
+
+
+def _become_reaper(wanted: bool) -> None:
+    """The kernel's own children become ours when it ends, to be waited for: the first process may not do that."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
