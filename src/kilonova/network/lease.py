@@ -7,6 +7,7 @@ believe ended has ended for its holder too. A step of a clock changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -23,6 +24,9 @@ from kilonova.store.database import Store
 from kilonova.store.schema import now, services
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MACHINE_ID = Path("/etc/machine-id")
+_WORDS = 6
+"""Of an owner's name: the three of its place, process, when it started, a random one."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,10 @@ class Lease:
         if self._seen is None:
             return None
         term, since = self._seen
-        return term if self._clock() - since >= self._lease_s or process_ended(term.owner or "") else None
+        owner, until = term.owner or "", term.until
+        # The one look at a clock: of a machine that started anew no process lives on, but a clone's may.
+        over = until is not None and until < now() and rebooted_since(owner)
+        return term if over or self._clock() - since >= self._lease_s or process_ended(owner) else None
 
 
 def boot_time() -> float:
@@ -139,22 +146,39 @@ def boot_time() -> float:
 
 def new_owner() -> str:
     """A name for this process that another one on the same machine can tell the fate of."""
-    return f"{_place()}.{os.getpid()}.{_started(os.getpid())}.{secrets.token_hex(3)}"
+    return f"{'.'.join(_place())}.{os.getpid()}.{_started(os.getpid())}.{secrets.token_hex(3)}"
 
 
 def process_ended(owner: str) -> bool:
     """Whether the process ran on this machine and is gone. False: it lives, or nobody here can know."""
-    place, _, rest = owner.partition(".")
-    if not rest or place != _place():
+    words = owner.split(".")
+    if len(words) != _WORDS or _Place._make(words[:3]) != _place():
         return False
-    process, _, rest = rest.partition(".")
-    started, _, _ = rest.partition(".")
-    return _started(int(process)) != started
+    return _started(int(words[3])) != words[4]
 
 
-def _place() -> str:
-    """The boot of this machine and the space of its process numbers."""
-    return f"{_BOOT_ID.read_text()[:8]}-{os.stat('/proc/self/ns/pid').st_ino}"
+def rebooted_since(owner: str) -> bool:
+    """Whether the process ran on this machine before its last start. A clone of the machine looks the same."""
+    words = owner.split(".")
+    here = _place()
+    return len(words) == _WORDS and bool(here.machine) and words[0] == here.machine and words[1] != here.boot
+
+
+class _Place(NamedTuple):
+    """Where a process number means something."""
+
+    machine: str
+    boot: str
+    processes: str
+
+
+def _place() -> _Place:
+    """This machine, its present run, and the space of process numbers."""
+    try:
+        machine = hashlib.sha256(_MACHINE_ID.read_bytes()).hexdigest()[:8]
+    except OSError:
+        machine = ""
+    return _Place(machine, _BOOT_ID.read_text()[:8], str(os.stat("/proc/self/ns/pid").st_ino))
 
 
 def _started(process: int) -> str:

@@ -25,6 +25,7 @@ from kilonova.network.host.inspect import inspect_namespace
 from kilonova.store import schema
 
 from .fabric import Fabric
+from .test_hosts import columns
 from .traffic import Pings
 from .world import Guest, Network, World, pings
 
@@ -72,14 +73,15 @@ def quick(config: Config) -> Config:
 
 
 @pytest.fixture
-async def rack(fabric: Fabric) -> AsyncIterator[Rack]:
+async def rack(fabric: Fabric, request: pytest.FixtureRequest) -> AsyncIterator[Rack]:
+    """The network's manager is the fixture's parameter, VLAN without one."""
     for world in fabric.hosts:
         await world.restart_agent(quick(world.config))
     first, _, third = fabric.hosts
     mine = schema.services.c.host == third.name
     await first.store.write(lambda tx: tx.execute(update(schema.services).where(mine).values(enabled=False)).rowcount)
     public = await first.public_network()
-    network = await first.network(public=public)
+    network = await first.network(public=public, **columns(fabric, getattr(request, "param", "vlan")))
     group = await first.group(network.project_id)
     await first.rule(group, protocol="icmp")
     guest = await third.port(network, 3, [group])
@@ -97,6 +99,7 @@ async def rack(fabric: Fabric) -> AsyncIterator[Rack]:
         await failover.stop()
 
 
+@pytest.mark.parametrize("rack", ["vlan", "vxlan"], indirect=True)
 async def test_networks_and_floating_addresses_move_and_the_dead_host_is_silent(rack: Rack) -> None:
     dead, alive, guest = rack.dying, rack.surviving, rack.guest
     gateway, own = rack.network.address(1), await _public_address(rack)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,9 +166,30 @@ async def test_others_are_hosts_whose_lease_nobody_took_over(store: Store, clock
     assert (await mine.renew(BEAT)).others
 
 
+def _owner(**words: str) -> str:
+    """This process's name, but for some words of it."""
+    machine, boot, processes, process, started, token = new_owner().split(".")
+    found = {"machine": machine, "boot": boot, "processes": processes, "process": process, "started": started}
+    return ".".join([*(found | words).values(), token])
+
+
 def test_of_a_process_of_another_machine_nothing_is_known() -> None:
-    place, rest = new_owner().split(".", 1)
-    assert not process_ended(new_owner())
-    assert not process_ended(f"{place[::-1]}.{rest}")
+    assert not process_ended(_owner())
+    assert not process_ended(_owner(machine="other", started="1"))
+    assert not process_ended(_owner(boot="other", started="1"))
+    assert not process_ended(_owner(processes="other", started="1"))
     assert not process_ended("")
-    assert process_ended(f"{place}.{os.getpid()}.1.abc"), "the number is another process's now"
+    assert process_ended(_owner(process=str(os.getpid()), started="1")), "the number is another process's now"
+
+
+@pytest.mark.parametrize(("ago_s", "free"), [(60, True), (-10, False)])
+async def test_after_a_reboot_of_the_machine_an_old_lease_is_not_waited_for(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ago_s: int, free: bool
+) -> None:
+    (tmp_path / "machine-id").write_text("0123456789abcdef")
+    monkeypatch.setattr(leases, "_MACHINE_ID", tmp_path / "machine-id")
+    lease = Lease(store, "host1", LEASE_S, clock)
+    await lease.renew(BEAT)
+    await _set(store, lease_owner=_owner(boot="earlier"), lease_until=now() - timedelta(seconds=ago_s))
+    assert not (await lease.renew(BEAT)).held
+    assert (await lease.renew(BEAT)).held is free
