@@ -143,10 +143,11 @@ def _listed(tenant: Tenant) -> dict[str, Any]:
 
 def _serving(vpn_id: str) -> bool:
     """Is there a process for a VPN's device?"""
-    device = f"wg{vpn_id[:11]}".encode()
+    end = vpn_id.replace("-", "")[:9].encode()
     for entry in Path("/proc").iterdir():
         try:
-            if device in (entry / "cmdline").read_bytes().split(b"\0"):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"wireguard-go" in words[0] and end in words[1]:
                 return True
         except OSError:
             continue

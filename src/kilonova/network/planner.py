@@ -88,7 +88,7 @@ class _Planner:
             groups={group.group_id: group for group in self._groups()},
             services=services,
             routers=routers,
-            vpns={vpn.vpn_id: vpn for vpn in plan_vpns(self.rows, routers, self.groups_of)},
+            vpns={vpn.vpn_id: vpn for vpn in plan_vpns(self.rows, routers, self.groups_of, self.host.prefix)},
             uplinks=tuple(self._uplinks()),
             tunnels={tunnel.network_id: tunnel for tunnel in tunnels(self.rows, self.host)},
             outside=self._outside(),

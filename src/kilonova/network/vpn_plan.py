@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-SHORT_ID = 11
+_LONGEST_NAME = 15
 OVERHEAD = 80
 """Bytes that WireGuard over IPv6 adds to a packet; 20 fewer over IPv4."""
+
+
+def device_name(prefix: str, vpn_id: str) -> str:
+    """Of a host with this prefix. Unique on the machine: the device's control socket is named so in every namespace."""
+    return f"wg{prefix}{vpn_id.replace('-', '')}"[:_LONGEST_NAME]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class VpnPlan:
     """`private_key` is never shown, not even in a log of the plan."""
 
     vpn_id: str
+    device: str
     router_id: str
     port: int
     private_key: str = field(repr=False)
@@ -42,11 +48,6 @@ class VpnPlan:
     inside: tuple[str, ...]
     """The networks behind the router that clients reach."""
     clients: tuple[VpnClientPlan, ...] = ()
-
-    @property
-    def device(self) -> str:
-        """Unique on the machine: its control socket is named after it, whatever the namespace."""
-        return f"wg{self.vpn_id[:SHORT_ID]}"
 
     @property
     def peers(self) -> dict[str, str]:

@@ -8,11 +8,11 @@ from ipaddress import IPv4Interface, ip_address, ip_interface
 
 from kilonova.network.plan import InterfacePlan, RouterPlan
 from kilonova.network.rows import HostRows, PortRow, VpnClientRow
-from kilonova.network.vpn_plan import OVERHEAD, VpnClientPlan, VpnPlan
+from kilonova.network.vpn_plan import OVERHEAD, VpnClientPlan, VpnPlan, device_name
 
 
 def plan_vpns(
-    rows: HostRows, routers: Mapping[str, RouterPlan], groups_of: Mapping[str, Iterable[str]]
+    rows: HostRows, routers: Mapping[str, RouterPlan], groups_of: Mapping[str, Iterable[str]], prefix: str
 ) -> Iterable[VpnPlan]:
     """The VPNs of routers that stand here and are connected outside."""
     ports = {port.id: port for port in rows.ports}
@@ -31,6 +31,7 @@ def plan_vpns(
         )
         yield VpnPlan(
             vpn_id=vpn.id,
+            device=device_name(prefix, vpn.id),
             router_id=router.router_id,
             port=vpn.port,
             private_key=vpn.private_key,

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kilonova.errors import CommandFailed
 from kilonova.network.fragments import Names
-from kilonova.network.host import namespaces
+from kilonova.network.host import namespaces, wireguard
 from kilonova.network.host.removal import remove_everything
+from kilonova.network.vpn_plan import device_name
 from kilonova.store import schema
 
 from .vpn_world import (
@@ -56,7 +58,11 @@ class Project:
         self.world.inside(namespace, "wg", "set", device, "peer", self.vpn.keys.public, "allowed-ips", "0.0.0.0/0")
 
     def has_socket(self) -> bool:
-        return Path(f"/var/run/wireguard/wg{self.vpn.id[:11]}.sock").exists()
+        return Path(f"/var/run/wireguard/{self.device}.sock").exists()
+
+    @property
+    def device(self) -> str:
+        return device_name(self.world.config.host.prefix, self.vpn.id)
 
     def in_router(self, *argv: str) -> str:
         return self.world.inside(self.router, *argv)
@@ -212,7 +218,7 @@ async def test_a_killed_wireguard_comes_back_when_the_agent_hears_nothing_of_it(
 
 
 async def test_what_was_changed_by_hand_is_mended(project: Project) -> None:
-    device, leg = f"wg{project.vpn.id[:11]}", project.in_router("ip", "neigh", "show", "proxy").split()[2]
+    device, leg = project.device, project.in_router("ip", "neigh", "show", "proxy").split()[2]
     project.in_router("ip", "route", "del", project.client.address, "dev", device)
     project.in_router("ip", "neigh", "del", "proxy", project.client.address, "dev", leg)
     [key] = re.findall(r"^peer: (.*)$", project.in_router("wg", "show", device), re.MULTILINE)
@@ -258,6 +264,53 @@ async def test_a_cloud_that_is_taken_down_ends_its_wireguard_processes(project: 
 
     until(lambda: not any(os.path.exists(f"/proc/{process}") for process in processes), "end of the processes")
     assert not project.has_socket()
+
+
+async def test_a_device_that_cannot_be_configured_is_an_error_of_the_vpn_alone_and_holds_its_addresses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = await world.network(public=await world.public_network())
+    group = await world.default_group(network.project_id)
+    guest = await world.guest(network, 3, [group])
+    of = await vpn(world, network)
+    gone = await client(world, of, 7, [group])
+    await world.look()
+
+    def broken(device: str) -> None:
+        raise CommandFailed(f"wg: {device} does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wireguard, "_found", broken)
+        await revoke(world, gone)
+        answer = await world.call("look_again")
+        assert list(answer["failures"]) == [of.id]
+        assert (await world.row(schema.vpns, of.id))["status"] == "ERROR"
+        assert pings(guest.namespace, network.address(1))
+        assert gone.address in {row["address"] for row in await world.rows(schema.addresses)}
+
+    await world.look()
+    assert (await world.row(schema.vpns, of.id))["status"] == "ACTIVE"
+    assert gone.address not in {row["address"] for row in await world.rows(schema.addresses)}
+
+
+async def test_without_wireguard_a_router_works_and_its_vpn_says_what_is_missing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = await world.network(public=await world.public_network())
+    guest = await world.guest(network, 3, [await world.default_group(network.project_id)])
+    with monkeypatch.context() as patch:
+        patch.setattr(wireguard, "_make", _no_wireguard)
+        of = await vpn(world, network)
+        await client(world, of, 7, [])
+        answer = await world.call("look_again")
+        assert "kilonova doctor" in answer["failures"][of.id]
+        assert pings(guest.namespace, "203.0.113.1")
+    await world.look()
+    assert (await world.row(schema.vpns, of.id))["status"] == "ACTIVE"
+
+
+def _no_wireguard(device: str) -> bool:
+    raise CommandFailed(f"VPN device {device}: wireguard-go is not installed (see `kilonova doctor`)")
 
 
 def _pinging(who: VpnClient, guest: Guest) -> subprocess.Popen[str]:

@@ -69,7 +69,7 @@ async def client(world: World, of: Vpn, offset: int, groups: list[str], *, user:
     client_id = new_id()
 
     def rows(tx: Connection) -> str:
-        port_id = _port(tx, network, owner="network:vpn_client", device=of.id, host=HOST)
+        port_id = _port(tx, network, owner="network:vpn_client", device=network.router_id, host=HOST)
         _address(tx, network, port_id, network.address(offset))
         for group in groups:
             tx.execute(insert(schema.port_security_groups).values(port_id=port_id, security_group_id=group))

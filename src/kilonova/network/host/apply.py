@@ -150,10 +150,10 @@ class KernelHost:
             with _catching(failures, owners.get(name, "")):
                 namespaces.run_inside(name, _apply_inside, name, change, drift)
                 done.append(f"{name}: {', '.join(str(what) for what in (change, drift) if what)}")
-        self._configure_vpns(plan, look, failures, done)
+        held = self._configure_vpns(plan, look, failures, done)
         self._services(plan, look, failures, done)
         self._announcements(plan, look, failures, done)
-        forgotten = self._forget(switch, plan, flows, failures)
+        forgotten = self._forget(switch, plan, flows, held, failures)
         for name in stale:
             with _catching(failures, ""):
                 end_daemons(name)
@@ -284,13 +284,18 @@ class KernelHost:
             if vpn.vpn_id in failures and namespace in changes:
                 changes[namespace] = without_device(changes[namespace], vpn.device)
 
-    def _configure_vpns(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
+    def _configure_vpns(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> set[str]:
+        """Keys and peers; the networks of which a device may still know an address that it should have forgotten."""
+        held: set[str] = set()
         for vpn in plan.vpns.values():
             if vpn.router_id in failures or vpn.vpn_id in failures:
                 continue
             with _catching(failures, vpn.vpn_id):
                 words = self._wireguard.configure(vpn, self._names.router(vpn.router_id), look=look)
                 done += [f"VPN {vpn.vpn_id}: {word}" for word in words]
+            if vpn.vpn_id in failures:
+                held |= {leg.network_id for leg in plan.routers[vpn.router_id].interfaces}
+        return held
 
     # -------------------------------------------------------------------------------------------- services
     def _services(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
@@ -319,8 +324,10 @@ class KernelHost:
             with _catching(failures, router_id):
                 done += [f"router {router_id}: {word}" for word in self._radvd.remove(router_id)]
 
-    def _forget(self, switch: _Switch, plan: HostPlan, flows: set[Cut], failures: _Failures) -> tuple[ReleasedRow, ...]:
-        """Cut flows and end leases; the released addresses that nothing holds any longer."""
+    def _forget(
+        self, switch: _Switch, plan: HostPlan, flows: set[Cut], held: set[str], failures: _Failures
+    ) -> tuple[ReleasedRow, ...]:
+        """Cut flows and end leases; the released addresses that nothing holds any longer, of networks not `held`."""
         zones = {bridge.network_id: bridge.zone for bridge in plan.bridges.values() if bridge.filtered}
         for row in plan.forget:
             if row.network_id in zones:
@@ -329,9 +336,10 @@ class KernelHost:
             with _catching(failures, _SWITCH_OWNER):
                 switch.run(_Switch.cut, plan, flows)
         forgotten: list[ReleasedRow] = []
-        routing = plan.routers.keys() | plan.vpns.keys()
         for network_id in dict.fromkeys(row.network_id for row in plan.forget):
-            if _SWITCH_OWNER in failures or network_id in failures or failures.keys() & routing:
+            if _SWITCH_OWNER in failures or network_id in failures or failures.keys() & plan.routers.keys():
+                continue
+            if network_id in held:
                 continue
             rows = [row for row in plan.forget if row.network_id == network_id]
             with _catching(failures, network_id):
