@@ -23,8 +23,19 @@ from .fabric import FLAT, TRUNK, UNDERLAY, Fabric
 from .world import Guest, Network, World, eventually, pings
 
 VNI = 9999
-VXLAN = {"manager": "vxlan", "physical_network": "vxlan", "segmentation_id": VNI, "bridge": f"bv{VNI}", "mtu": 1500}
-FLAT_DHCP = {"manager": "flat-dhcp", "physical_network": "flat1", "segmentation_id": None, "bridge": "br-flat"}
+VXLAN: dict[str, Any] = {
+    "manager": "vxlan",
+    "physical_network": "vxlan",
+    "segmentation_id": VNI,
+    "bridge": f"bv{VNI}",
+    "mtu": 1500,
+}
+FLAT_DHCP: dict[str, Any] = {
+    "manager": "flat-dhcp",
+    "physical_network": "flat1",
+    "segmentation_id": None,
+    "bridge": "br-flat",
+}
 needs_tc = pytest.mark.skipif(kernel_has_8021q(), reason="this kernel has 8021q: VLAN devices are the kernel's own")
 
 

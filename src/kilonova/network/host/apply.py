@@ -250,13 +250,7 @@ class KernelHost:
         """Links and filters; the flows that have to be cut."""
         if not changes:
             return set()
-        owners = {
-            device: item.owner
-            for item in wanted.values()
-            if item.namespace == self._names.switch
-            for device in item.layout.links
-        }
-        failures.update(switch.run(_Switch.change_links, changes, owners))
+        failures.update(switch.run(_Switch.change_links, changes, _tunnel_owners(plan)))
         commands = nft_commands(changes)
         if any(key == rules.LEASE for key, _ in changes.added_sets):
             commands += rules.lease_commands(self._lease_until - boot_time())
@@ -423,6 +417,10 @@ def _uplinks_of(plan: HostPlan, given: Mapping[str, tuple[str, ...]], switch: st
         for bridge in plan.bridges.values()
         if bridge.given and bridge.name in given
     }
+
+
+def _tunnel_owners(plan: HostPlan) -> dict[str, str]:
+    return {tunnel.device: tunnel.network_id for tunnel in plan.tunnels.values()}
 
 
 def _apply_inside(namespace: str, changes: Changes, drift: Drift) -> None:
