@@ -160,6 +160,15 @@ def given_uplinks_layout(devices: Iterable[str]) -> Layout:
     return Layout(elements={ElementKey(rules.TRUSTED, _quoted(device)): "" for device in devices})
 
 
+def given_uplinks(plan: HostPlan, given: Mapping[str, Iterable[str]], switch: str) -> dict[str, Fragment]:
+    """Fragments that trust what the administrator has on his bridges; `given`: bridge -> its ports that are his."""
+    return {
+        f"uplinks of {bridge.name}": Fragment(bridge.network_id, switch, given_uplinks_layout(given[bridge.name]))
+        for bridge in plan.bridges.values()
+        if bridge.given and bridge.name in given
+    }
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def port_layout(plan: PortPlan) -> Layout:
     """A port's device and the elements that bind its MAC and addresses to it and its addresses to its groups."""

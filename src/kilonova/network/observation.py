@@ -116,6 +116,12 @@ class Observation(Struct, frozen=True):
     routes: tuple[RouteAnswer, ...] = ()
     foreign_tables: dict[str, tuple[str, ...]] = {}
     """Namespace -> nft tables that are none of this cloud's."""
+    wires: dict[str, tuple[str, ...]] = {}
+    """Network -> the devices that join its bridge with other hosts, the NICs below them among them."""
+    carriers: dict[str, bool] = {}
+    """Such a device -> is there a live cable in it?"""
+    silenced: bool = False
+    """The host's lease has run out: its routers and services are cut off, so that another host's can answer."""
     simulated: bool = False
 
 
@@ -152,12 +158,37 @@ def concerned(plan: HostPlan, wanted: Mapping[str, Fragment], concern: Concern) 
         for item in port.filters:
             owners |= set(item.groups)
             keys.add(f"groups {combination_name(item.groups)}")
+    for vpn in plan.vpns.values():
+        if vpn.router_id in concern.routers:
+            keys.add(f"vpn filters {vpn.vpn_id}")
+            for groups in (client.groups for client in vpn.clients if client.groups is not None):
+                owners |= set(groups)
+                keys.add(f"groups {combination_name(groups)}")
     for router_id in concern.routers:
         router = plan.routers.get(router_id)
         if router is not None:
             legs = [*router.interfaces, *([router.external] if router.external else [])]
             keys |= {f"bridge {leg.bridge}" for leg in legs}
     return {key: item for key, item in wanted.items() if key in keys or (item.owner and item.owner in owners)}
+
+
+def wires(wanted: Mapping[str, Fragment], networks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The devices of the plan that lead from these networks' bridges to other hosts, the NICs below them too."""
+    found: dict[str, set[str]] = {network_id: set() for network_id in networks}
+    uplinks = [item.layout.links for key, item in wanted.items() if key.startswith("uplink ")]
+    underlays = {name for links in uplinks for name, link in links.items() if link.addresses}
+    for key, item in wanted.items():
+        if item.owner not in found:
+            continue
+        if key.startswith("uplinks of "):
+            found[item.owner] |= {element.key.strip('"') for element in item.layout.elements}
+        elif key.startswith(("bridge ", "tunnel ")):
+            for name, link in item.layout.links.items():
+                if link.kind == "vlan":
+                    found[item.owner] |= {name, *([link.tag.trunk] if link.tag else [])}
+                elif link.kind == "vxlan":
+                    found[item.owner] |= {name, *underlays}
+    return {network_id: tuple(sorted(devices)) for network_id, devices in found.items()}
 
 
 def deviations(concern: Mapping[str, Fragment], found: Mapping[str, Layout]) -> Iterator[Deviation]:

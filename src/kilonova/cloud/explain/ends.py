@@ -182,7 +182,9 @@ def device_hop(trail: Trail, role: str, port: Port, address: str) -> None:
     where = f"{trail.host(port.host)}: {device}"
     intent = f"on the bridge {trail.snapshot.networks[port.network_id].bridge}"
     facts = sight.told.ports.get(port.id) if sight.told else None
-    if facts is not None and not facts.carrier and port.admin_state_up and not sight.wrong(anything(*tests)):
+    instance = trail.snapshot.instances.get(port.device_id)
+    is_off = not port.admin_state_up or (instance is not None and instance.power_state != _RUNNING)
+    if facts is not None and not facts.carrier and not is_off and not sight.wrong(anything(*tests)):
         why = f"nobody is at the other end of {device}: the guest's device is down or gone"
         command = f"openstack server reboot --hard {port.device_id}"
         trail.note(f"{role} device", where, intent, "dropped", why=why, actual="no carrier", command=command)
@@ -221,11 +223,22 @@ def _spoofing(port: Port, address: str) -> Wrong:
 
 
 def group_hop(
-    trail: Trail, way: groups.Way, port: Port, address: str, remote: str, domain: set[str], *, anybody: bool
+    trail: Trail,
+    way: groups.Way,
+    port: Port,
+    address: str,
+    remote: str,
+    *,
+    anybody: bool,
+    router: Router | None = None,
 ) -> None:
-    """Which rule lets it out of (into) the port? `remote` is the other end as this port's host sees it."""
-    snapshot, name = trail.snapshot, f"{way} group"
-    where = f"{trail.host(port.host)}: groups of {trail.port(port)}"
+    """Which rule lets it out of (into) the port? `remote` is the other end as this port's host sees it.
+
+    `anybody`: the other end is no particular one. `router`: the one that filters for a VPN's client.
+    """
+    snapshot, name, domain = trail.snapshot, f"{way} group", networks_joined(trail.snapshot, port.network_id)
+    host = port.host if router is None else router.host or ""
+    where = f"{trail.host(host)}: groups of {trail.port(port)}"
     if not port.secured:
         trail.note(name, where, "port security is off: no group guards it")
         return
@@ -238,7 +251,10 @@ def group_hop(
         trail.drop(name, where, f"groups: {names or 'none'}", why, command)
         return
     bridge = snapshot.networks[port.network_id].bridge
-    sight = trail.hosts.see(port.host, ports=[port.id], networks=[port.network_id])
+    if router is None:
+        sight = trail.hosts.see(host, ports=[port.id], networks=[port.network_id])
+    else:
+        sight = trail.hosts.see(host, routers=[router.id], networks=[port.network_id])
     wrong = _group(port, match, way, bridge, address, remote)
     trail.check(name, where, f"allowed by {match}", sight, wrong, owners=[port.id, ""])
 
@@ -259,10 +275,6 @@ def _group(port: Port, match: groups.Match, way: groups.Way, bridge: str, addres
         members = members_name(match.rule.remote_group_id, version)
         tests += [element(f"kn_sg {members}", has=[bridge, remote]), chain(f"kn_sg {members}")]
     return anything(*tests)
-
-
-def domain_of(trail: Trail, port: Port) -> set[str]:
-    return networks_joined(trail.snapshot, port.network_id)
 
 
 def interfaces_of(routers: Mapping[str, Router], network_id: str) -> list[Router]:

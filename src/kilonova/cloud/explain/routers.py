@@ -80,6 +80,9 @@ def router_hop(trail: Trail, crossing: Crossing) -> None:
         *(_leg(router, leg) for leg in legs),
     )
     sight = _see(trail, router)
+    if sight.told is not None and sight.told.silenced:
+        _silenced(trail, "router", where, intent, sight)
+        return
     visible, fragment = trail.snapshot.may_see(router.project_id), f"router {router.id}"
     trail.check(
         "router",
@@ -92,6 +95,11 @@ def router_hop(trail: Trail, crossing: Crossing) -> None:
         visible=visible,
     )
     trail.strangers("other filters", sight, f"-r-{router.id[:SHORT_ID]}")
+
+
+def _silenced(trail: Trail, name: str, where: str, intent: str, sight: Sight) -> None:
+    why = f"{trail.host(sight.host)} has lost its lease, so its routers and services are silent until it has it again"
+    trail.note(name, where, intent, "dropped", why=why, actual="cut off", command="kilonova status")
 
 
 def route_hop(trail: Trail, crossing: Crossing) -> None:
@@ -223,7 +231,9 @@ def service_hop(trail: Trail, network: Network, host: str) -> None:
     sight = trail.hosts.see(host, networks=[network.id])
     end = f"svc{network.id[:SHORT_ID]}"
     fragment = f"service {network.id}"
-
+    if sight.told is not None and sight.told.silenced:
+        _silenced(trail, "service", where, "DHCP, DNS, metadata", sight)
+        return
     wrong = anything(
         namespace(fragment),
         lambda item: item.fragment == fragment and item.kind in ("link", "route") and item.name in (SERVICE_DEVICE, ""),
@@ -235,5 +245,8 @@ def service_hop(trail: Trail, network: Network, host: str) -> None:
 
 def vpn_hop(trail: Trail, router: Router, port: Port) -> None:
     where = f"{trail.host(router.host or '')}: VPN of {trail.router(router)}"
-    why = "whether the client is connected, the router's WireGuard knows: `kilonova vpn list`"
-    trail.note("VPN", where, f"{trail.port(port)} is a VPN client", "unknown", why=why, decides=False)
+    sight = _see(trail, router)
+    wrong = _of(router, lambda item: item.fragment.startswith("vpn "))
+    trail.check("VPN", where, f"{trail.port(port)} is a client of it", sight, wrong, owners=[router.id])
+    why = "whether the client is connected, only the VPN knows: `kilonova vpn list`"
+    trail.note("VPN client", where, trail.port(port), "unknown", why=why, decides=False)

@@ -161,7 +161,6 @@ class _Walk:
             port,
             packet.source,
             packet.destination,
-            ends.domain_of(trail, port),
             anybody=self.destination.is_outside,
         )
         if next_hop is None:
@@ -195,6 +194,9 @@ class _Walk:
         if port.device_owner == VPN_CLIENT:
             for router in ends.interfaces_of(self.snapshot.routers, network.id):
                 routers.vpn_hop(self.trail, router, port)
+                sent = (self.packet.source, self.packet.destination)
+                outside = self.destination.is_outside
+                ends.group_hop(self.trail, "egress", port, *sent, anybody=outside, router=router)
                 self._at_router(router.id, None)
                 return
         self.trail.note(f"{port.device_owner}", self.trail.port(port), "the cloud's own", decides=False)
@@ -392,10 +394,9 @@ class _Walk:
     # -------------------------------------------------------------------------------------------- the other end
     def _to_guest(self, port: Port) -> None:
         trail, packet = self.trail, self.packet
-        domain = ends.domain_of(trail, port)
         if port.host:
             anybody = self.source.is_outside
-            ends.group_hop(trail, "ingress", port, packet.destination, packet.source, domain, anybody=anybody)
+            ends.group_hop(trail, "ingress", port, packet.destination, packet.source, anybody=anybody)
             ends.device_hop(trail, "destination", port, packet.destination)
         ends.port_hops(trail, "destination", port)
         near = [self.crossings[-1].router] if self.crossings else []
@@ -414,11 +415,15 @@ class _Walk:
         self.arrived = True
 
     def _to_vpn(self, network: Network, host: str, port: Port) -> None:
+        next_hop = self.packet.destination
         for router in ends.interfaces_of(self.snapshot.routers, network.id):
             leg = next(leg for leg in router.legs if leg.network_id == network.id)
             wires.bridge_hops(self.trail, network, host, router.host or host)
-            routers.router_hop(self.trail, routers.Crossing(router, leg, None, self.packet.source, port.mac))
+            routers.router_hop(self.trail, routers.Crossing(router, leg, None, self.packet.source, next_hop))
+            sent = (next_hop, self.packet.source)
+            ends.group_hop(self.trail, "ingress", port, *sent, anybody=self.source.is_outside, router=router)
             routers.vpn_hop(self.trail, router, port)
+            self.arrived = not self.trail.ended
             return
         self.trail.end("VPN", self.trail.network(network), "a router with a VPN", "no router joins the network")
 
@@ -439,7 +444,7 @@ class _Walk:
 
     def _route_back(self, receiver: Port) -> None:
         next_hop, why = next_hop_of_guest(self.snapshot, receiver, self.packet.source)
-        where = trail_where = self.trail.port(receiver)
+        where = self.trail.port(receiver)
         if next_hop is None:
             self.trail.drop(
                 "guest's route", where, why, f"the guest answers nobody: {why}", self._gateway_command(receiver)
@@ -448,9 +453,10 @@ class _Walk:
         last = self.crossings[-1] if self.crossings else None
         decision: Decision | None = last.decision if last else None
         owner = self.snapshot.owner_of(receiver.network_id, next_hop)
-        if decision is not None and (owner is None or owner.device_id != decision.leg.device_id):
+        by_vpn = owner is not None and owner.device_owner == VPN_CLIENT  # the router answers for it
+        if decision is not None and not by_vpn and (owner is None or owner.device_id != decision.leg.device_id):
             why = f"the guest answers by way of {next_hop}, which is not the router that the packet came by"
             command = f"openstack subnet set --gateway {decision.leg.addresses[0].address} SUBNET"
-            self.trail.drop("guest's route", trail_where, "back by the same router", why, command)
+            self.trail.drop("guest's route", where, "back by the same router", why, command)
             return
         self.trail.note("guest's route", where, f"the guest answers to {next_hop}: {why}")

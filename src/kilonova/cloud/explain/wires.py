@@ -39,7 +39,28 @@ def _wire(trail: Trail, network: Network, host: str) -> None:
     segment = f"{network.manager} {network.segmentation_id}" if network.segmentation_id else network.manager
     where = f"{trail.host(host)}: wire of {trail.network(network)} ({segment})"
     sight = trail.hosts.see(host, networks=[network.id])
-    trail.check("wire", where, f"{segment} to the other hosts", sight, _wire_wrong(network), owners=[network.id])
+    intent = f"{segment} to the other hosts"
+    if sight.told is not None and not sight.told.simulated and not sight.told.wires.get(network.id):
+        why = f"nothing on {trail.host(host)} joins {network.bridge} with other hosts"
+        trail.drop("wire", where, intent, why, _wiring(network))
+        return
+    devices = sight.told.wires.get(network.id, ()) if sight.told else ()
+    dead = [device for device in devices if sight.told and not sight.told.carriers.get(device, True)]
+    wrong = _wire_wrong(network)
+    if dead and not sight.wrong(wrong):
+        why = f"{', '.join(dead)} has no carrier: the cable, or what is at its other end"
+        trail.note("wire", where, intent, "dropped", why=why, actual="no carrier")
+        return
+    trail.check("wire", where, intent, sight, wrong, owners=[network.id])
+
+
+def _wiring(network: Network) -> str:
+    """What would join the network's bridge with other hosts."""
+    if network.manager == "vxlan":
+        return "kilonova up --tunnel DEVICE=ADDRESS/LENGTH"
+    if network.manager.startswith("flat"):
+        return f"ip link set DEVICE master {network.bridge}"
+    return f"kilonova up --trunk {network.physical_network}=DEVICE"
 
 
 def _wire_wrong(network: Network) -> Wrong:

@@ -19,7 +19,7 @@ from kilonova.config import Config
 from kilonova.errors import CommandFailed, KilonovaError
 from kilonova.network import rules
 from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resumed, translations_gone
-from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks_layout
+from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks
 from kilonova.network.host import arp, conntrack, namespaces, proxies, wireguard
 from kilonova.network.host.dnsmasq import Dnsmasq
 from kilonova.network.host.inspect import inspect_here, relevant, survey, without_peoples_routes
@@ -112,14 +112,10 @@ class KernelHost:
         return found
 
     def observe(self, plan: HostPlan, concern: Concern) -> Observation:
-        return observe(plan, self._known(plan), concern, self._names, self._directory)
+        return observe(plan, concern, self._names, self._directory)
 
     def audit(self, plan: HostPlan) -> Audit:
-        return audit(plan, self._known(plan), self._names, self._directory)
-
-    def _known(self, plan: HostPlan) -> dict[str, Fragment]:
-        """What the plan wants, with what the administrator had on his bridges when it was last looked."""
-        return fragments(plan, self._names) | _uplinks_of(plan, self._given, self._names.switch)
+        return audit(plan, self._names, self._directory)
 
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
         failures: _Failures = {}
@@ -170,7 +166,7 @@ class KernelHost:
         names = [bridge.name for bridge in bridges if look or bridge.name not in self._given]
         known = {bridge.name: self._given[bridge.name] for bridge in bridges if bridge.name not in names}
         self._given = known | (switch.run(_Switch.foreign_ports, names) if names else {})
-        return _uplinks_of(plan, self._given, self._names.switch)
+        return given_uplinks(plan, self._given, self._names.switch)
 
     # -------------------------------------------------------------------------------------------- what differs
     def _look(
@@ -408,15 +404,6 @@ class _Switch:
             with _catching(failures, owners.get(entry.device, _SWITCH_OWNER)):
                 self.links.forwarding.add(entry)
         return failures
-
-
-def _uplinks_of(plan: HostPlan, given: Mapping[str, tuple[str, ...]], switch: str) -> dict[str, Fragment]:
-    """Fragments that trust the administrator's own ports on his bridges."""
-    return {
-        f"uplinks of {bridge.name}": Fragment(bridge.network_id, switch, given_uplinks_layout(given[bridge.name]))
-        for bridge in plan.bridges.values()
-        if bridge.given and bridge.name in given
-    }
 
 
 def _tunnel_owners(plan: HostPlan) -> dict[str, str]:

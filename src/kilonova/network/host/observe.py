@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kilonova.errors import CommandFailed, KilonovaError
-from kilonova.network.fragments import Fragment, Names, inside_device
+from kilonova.network.fragments import Fragment, Names, fragments, given_uplinks, inside_device
 from kilonova.network.host import namespaces, routes
 from kilonova.network.host.dnsmasq import Dnsmasq
 from kilonova.network.host.inspect import Survey, relevant, survey, without_peoples_routes
+from kilonova.network.host.links import Links
 from kilonova.network.host.sysctls import SWITCH, sysctls_of
 from kilonova.network.layout import Layout, merge
 from kilonova.network.observation import (
@@ -31,22 +32,23 @@ from kilonova.network.observation import (
     concerned,
     deviations,
     drift,
+    wires,
 )
 from kilonova.network.plan import HostPlan, RouterPlan, ServicePlan
-from kilonova.network.rules import PREFIX, PUBLIC_DEVICE
+from kilonova.network.rules import LEASE, PREFIX, PUBLIC_DEVICE
 from kilonova.process import run
 
 
-def observe(
-    plan: HostPlan, wanted: Mapping[str, Fragment], concern: Concern, names: Names, directory: Path
-) -> Observation:
-    """What is there of the concerned objects; `wanted` is the plan as fragments, `directory` holds dnsmasq's files.
+def observe(plan: HostPlan, concern: Concern, names: Names, directory: Path) -> Observation:
+    """What is there of the concerned objects; `directory` holds dnsmasq's files. Blocks.
 
-    Blocks. Whose host it is, the caller says.
+    Whose host it is, the caller says.
     """
+    wanted = _wanted(plan, names)
     mine = concerned(plan, wanted, concern)
     surveyed = _survey(mine, wanted, names)
     found = {name: item.layout for name, item in surveyed.items()}
+    lines = wires(wanted, concern.networks)
     neighbours: list[Neighbour] = []
     for owner, namespace in _speakers(plan, concern, names):
         if namespace in found:
@@ -63,12 +65,16 @@ def observe(
         },
         neighbours=tuple(neighbours),
         routes=tuple(_route(plan, question, names) for question in concern.routes),
+        wires=lines,
+        carriers={device: _has_carrier(names.switch, device) for devices in lines.values() for device in devices},
+        silenced=plan.guarded and names.switch in found and _is_silenced(names.switch),
         foreign_tables={name: tables for name in sorted(found) if (tables := _foreign_tables(name))},
     )
 
 
-def audit(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, directory: Path) -> Audit:
+def audit(plan: HostPlan, names: Names, directory: Path) -> Audit:
     """Everything of this host's network that is not as planned, and what is left of things that are gone. Blocks."""
+    wanted = _wanted(plan, names)
     surveyed = _survey(wanted, wanted, names)
     found = {name: item.layout for name, item in surveyed.items()}
     differences = [
@@ -78,6 +84,13 @@ def audit(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, director
         *_dnsmasq_drift(plan, names, directory),
     ]
     return Audit("", tuple(dict.fromkeys(differences)), tuple(_leaks(plan, wanted, names, directory)))
+
+
+def _wanted(plan: HostPlan, names: Names) -> dict[str, Fragment]:
+    """The plan as fragments, with what the administrator has on his bridges."""
+    bridges = [bridge.name for bridge in plan.bridges.values() if bridge.given]
+    given = {bridge: _foreign_ports(names.switch, bridge) for bridge in bridges}
+    return fragments(plan, names) | given_uplinks(plan, given, names.switch)
 
 
 # ------------------------------------------------------------------------------------------------ the kernel
@@ -145,12 +158,35 @@ def _port(plan: HostPlan, port_id: str, names: Names) -> PortFacts | None:
     port = plan.ports.get(port_id)
     if port is None:
         return None
+    return PortFacts(port.device, _has_carrier(names.switch, port.device))
+
+
+def _has_carrier(namespace: str, device: str) -> bool:
     try:
-        listed = _ip(names.switch, "link", "show", "dev", port.device)
+        listed = _ip(namespace, "link", "show", "dev", device)
     except KilonovaError:
-        return PortFacts(port.device, False)
+        return False
     flags = listed[0].get("flags") if listed else ()
-    return PortFacts(port.device, isinstance(flags, list) and "LOWER_UP" in flags)
+    return isinstance(flags, list) and "LOWER_UP" in flags
+
+
+def _foreign_ports(switch: str, bridge: str) -> tuple[str, ...]:
+    """What the administrator has on a bridge of his."""
+
+    def look() -> tuple[str, ...]:
+        with Links() as links:
+            return links.foreign_ports(bridge)
+
+    return namespaces.run_inside(switch, look) if namespaces.exists(switch) else ()
+
+
+def _is_silenced(switch: str) -> bool:
+    """Is the set that the heartbeats fill empty?"""
+    try:
+        text = namespaces.run_inside(switch, run, ["nft", "-j", "list", "set", *LEASE], timeout_s=5.0)
+    except KilonovaError:
+        return True
+    return not any(item["set"].get("elem") for item in json.loads(text)["nftables"] if "set" in item)
 
 
 def _speakers(plan: HostPlan, concern: Concern, names: Names) -> Iterator[tuple[str, str]]:
