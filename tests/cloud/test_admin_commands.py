@@ -273,3 +273,23 @@ def test_a_wrong_password_or_no_cloud_is_one_line(cloud: RunningCloud) -> None:
     assert "--state-dir" in refused(cloud, "project", "list", "--state-dir", str(cloud.state_dir / "nowhere"))
     url = {"OS_AUTH_URL": "http://127.0.0.1:1/identity/v3"}
     assert "kilonova status" in refused(AsUser(cloud.state_dir, "", "", 0, url), "project", "list")
+
+
+def test_an_administrator_takes_a_network_host_out_and_in_again(cloud: RunningCloud) -> None:
+    """By the real client. The only host keeps what it has; a network made meanwhile is placed when it is back."""
+    (agent,) = cloud.openstack_json("network", "agent", "list")
+    cloud.openstack("network", "agent", "set", "--disable", "--description", "repair", agent["ID"])
+    shown = cloud.openstack_json("network", "agent", "show", agent["ID"])
+    assert (shown["admin_state_up"], shown["description"]) == (False, "repair")
+    user = cloud.connect()
+    network = user.network.create_network(name="made meanwhile")
+    user.network.create_subnet(network_id=network.id, ip_version=4, cidr="10.77.0.0/24")
+
+    def host() -> Any:
+        with closing(sqlite3.connect(cloud.state_dir / "kilonova.sqlite")) as store:
+            return store.execute("SELECT host FROM networks WHERE id = ?", (network.id,)).fetchone()[0]
+
+    assert host() is None
+    cloud.openstack("network", "agent", "set", "--enable", agent["ID"])
+    until("the network is placed", host)
+    user.network.delete_network(network)

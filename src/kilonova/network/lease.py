@@ -63,7 +63,8 @@ class Renewal:
 def renew(tx: Connection, owner: str, lease_s: float, beat: Beat, *, ended: Term | None = None) -> Renewal:
     """Beat and take or renew the lease, unless another holds it; `ended` is a term that the caller knows to be over."""
     mine = (services.c.kind == "network", services.c.host == beat.host)
-    rest = (services.c.kind == "network", services.c.host != beat.host, services.c.lease_until.is_not(None))
+    usable = (services.c.enabled.is_(True), services.c.forced_down.is_(False), services.c.lease_until.is_not(None))
+    rest = (services.c.kind == "network", services.c.host != beat.host, *usable)
     others = tx.execute(select(services.c.id).where(*rest).limit(1)).first() is not None
     row = tx.execute(select(services.c.lease_owner, services.c.lease_until).where(*mine)).one_or_none()
     term = Term(*row) if row is not None else Term(None, None)

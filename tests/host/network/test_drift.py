@@ -148,6 +148,12 @@ BREAKING: dict[str, tuple[str, Callable[[Scene], str]]] = {
     "the inner leg is down": ("router", lambda scene: f"ip link set {scene.leg} down"),
     "the public leg is removed": ("router", lambda scene: "ip link del pub0"),
     "the router's tables are removed": ("router", lambda scene: "nft flush ruleset"),
+    "the services' way out is removed": ("service", lambda scene: "ip route del default"),
+    "the services' address is removed": (
+        "service",
+        lambda scene: f"ip addr del {scene.network.address(2)}/24 dev svc0",
+    ),
+    "the services' device is removed": ("service", lambda scene: "ip link del svc0"),
     "the filters are removed": ("switch", lambda scene: "nft flush ruleset"),
     "a guard is removed": ("switch", lambda scene: "nft delete table bridge kn_l2"),
     "the bridge is down": ("switch", lambda scene: f"ip link set {scene.network.bridge} down"),
@@ -184,7 +190,8 @@ async def test_drift_in_a_router_is_mended_under_an_established_flow(scene: Scen
 async def test_what_drift_has_broken_works_again(scene: Scene, what: str) -> None:
     where, command = BREAKING[what]
     before = scene.state()
-    scene.run(scene.router if where == "router" else scene.world.switch, command(scene))
+    namespace = {"router": scene.router, "service": scene.service, "switch": scene.world.switch}[where]
+    scene.run(namespace, command(scene))
 
     mended = await scene.mended()
 

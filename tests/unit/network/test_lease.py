@@ -159,11 +159,15 @@ async def test_the_lease_of_a_killed_process_is_free_at_once(store: Store, clock
     assert (await lease.renew(BEAT)).held
 
 
-async def test_others_are_hosts_whose_lease_nobody_took_over(store: Store, clock: Clock) -> None:
+async def test_others_are_enabled_hosts_whose_lease_nobody_took_over(store: Store, clock: Clock) -> None:
     mine, theirs = Lease(store, "host1", LEASE_S, clock), Lease(store, "host2", LEASE_S, clock)
     assert not (await mine.renew(BEAT)).others
     assert (await theirs.renew(replace(BEAT, host="host2"))).others
     assert (await mine.renew(BEAT)).others
+    await _set(store, enabled=False)
+    assert not (await mine.renew(BEAT)).others
+    await _set(store, enabled=True, lease_until=None)
+    assert not (await mine.renew(BEAT)).others
 
 
 def _owner(**words: str) -> str:
