@@ -28,6 +28,7 @@ from kilonova.network.dhcp_options import changed_options
 from kilonova.network.errors import InvalidIpForSubnet, PortInUse, PortNotFound, SecurityGroupNotFound, ServicePortInUse
 from kilonova.network.groups import ensure_default_group
 from kilonova.network.macs import canonical_mac, chosen_mac
+from kilonova.network.port_names import domain_of, full_name, names_of
 from kilonova.network.ports import (
     SERVICE_OWNERS,
     VPN_CLIENT,
@@ -87,7 +88,32 @@ def documents(tx: Connection, rows: Sequence[RowMapping], context: Context) -> l
         select(links.c.port_id, links.c.security_group_id).where(links.c.port_id.in_(ids))
     ):
         groups[port_id].append(group_id)
-    return [_document(row, fixed[row["id"]], groups[row["id"]], context) for row in rows]
+    named = (
+        select(ports.c.id, networks.c.dns_domain, instances.c.hostname)
+        .join(networks, networks.c.id == ports.c.network_id)
+        .outerjoin(instances, instances.c.id == ports.c.device_id)
+        .where(ports.c.id.in_(ids))
+    )
+    names = {row.id: (domain_of(row.dns_domain), row.hostname) for row in tx.execute(named)}
+    made = [_document(row, fixed[row["id"]], groups[row["id"]], context) for row in rows]
+    for row, document in zip(rows, made, strict=True):
+        document["dns_assignment"] = _assigned(row, fixed[row["id"]], *names[row["id"]])
+    return made
+
+
+def _assigned(row: RowMapping, fixed: list[dict[str, str]], domain: str, hostname: str | None) -> list[dict[str, str]]:
+    """What the network's name server says of each address; nothing of the cloud's own ports."""
+    if row["device_owner"].startswith("network:"):
+        return []
+    names = names_of((item["ip_address"] for item in fixed), row["dns_name"], hostname)
+    return [
+        {
+            "ip_address": item["ip_address"],
+            "hostname": names[item["ip_address"]][0],
+            "fqdn": f"{full_name(names[item['ip_address']][0], domain)}.",
+        }
+        for item in fixed
+    ]
 
 
 def _document(row: RowMapping, fixed: list[dict[str, str]], groups: list[str], context: Context) -> Document:

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from kilonova.network.plan import METADATA_ADDRESS, SHORT_ID, HostEntry, ServicePlan, ServiceSubnet
+from kilonova.network.port_names import full_name
 
 LEASE_TIME_S = 86400
 HOSTS, NAMES, OPTIONS = "hosts", "names", "options"
@@ -85,7 +86,7 @@ def _tag(port_id: str) -> str:
 def _full_names(entry: HostEntry, domain: str) -> str:
     """Each name with the network's domain, the first one is the address's in the reverse; then the short ones."""
     names = entry.names or (entry.hostname,)
-    full = [name if name == domain or name.endswith(f".{domain}") else f"{name}.{domain}" for name in names]
+    full = [full_name(name, domain) for name in names]
     return " ".join(dict.fromkeys((*full, *(name for name in names if "." not in name))))
 
 

@@ -16,7 +16,6 @@ from kilonova.network.tunnels import TunnelPlan
 from kilonova.network.vpn_plan import VpnPlan
 
 METADATA_ADDRESS = "169.254.169.254"
-DEFAULT_DOMAIN = "kilonova.internal"
 SHORT_ID = 11
 
 

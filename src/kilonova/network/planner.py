@@ -15,7 +15,6 @@ from kilonova.network.group_rules import GroupRule, compile_rules
 from kilonova.network.ipv6 import LEAST_DHCP_PREFIX, STATEFUL, STATELESS, gives_addresses, is_automatic, link_local
 from kilonova.network.layout import VlanTag
 from kilonova.network.plan import (
-    DEFAULT_DOMAIN,
     AddressPair,
     Advertisement,
     BridgePlan,
@@ -35,6 +34,7 @@ from kilonova.network.plan import (
     Uplink,
     tap_name,
 )
+from kilonova.network.port_names import domain_of, names_of
 from kilonova.network.rows import (
     GATEWAY_OWNER,
     INTERFACE_OWNER,
@@ -45,7 +45,7 @@ from kilonova.network.rows import (
     RouterRow,
     SubnetRow,
 )
-from kilonova.network.texts import LARGEST_PAIR, is_domain_name
+from kilonova.network.texts import LARGEST_PAIR
 from kilonova.network.tunnels import too_small, tunnels
 from kilonova.network.vpn_planner import plan_vpns
 
@@ -254,7 +254,7 @@ class _Planner:
                 bridge=self.bridge_name(network),
                 mac=self._service_mac(ports, subnets[0]) or _derived_mac(network.id),
                 mtu=network.mtu,
-                domain=_domain(network),
+                domain=domain_of(network.dns_domain),
                 subnets=subnets,
                 forwarders=self.forwarders,
                 entries=tuple(entry for port in guests for entry in self._entries(port, handed_out)),
@@ -376,7 +376,7 @@ class _Planner:
             managed=STATEFUL in modes,
             other=bool(modes & {STATEFUL, STATELESS}),
             dns=tuple(dict.fromkeys(servers)),
-            domain=_domain(network),
+            domain=domain_of(network.dns_domain),
         )
 
 
@@ -418,16 +418,12 @@ def _host_entries(
     addresses: tuple[tuple[str, bool], ...],
     options: tuple[str, ...],
 ) -> tuple[HostEntry, ...]:
-    """A port's addresses under its names; an IPv6 address without one goes by that of the IPv4 address."""
-    chosen, given = _domain_name(dns_name), _domain_name(hostname)
-    fourth = next((address for address, _ in addresses if ":" not in address), None)
-    entries: list[HostEntry] = []
-    for address, dhcp in addresses:
-        unnamed = fourth if fourth and ":" in address else address
-        name = given or chosen or "host-" + unnamed.replace(".", "-").replace(":", "-")
-        names = tuple(dict.fromkeys((chosen or name, name)))
-        entries.append(HostEntry(port_id, mac, address, name, instance_id, names, dhcp, options))
-    return tuple(entries)
+    """A port's addresses under its names. DHCP tells its server's, which is the last one."""
+    names = names_of((address for address, _ in addresses), dns_name, hostname)
+    return tuple(
+        HostEntry(port_id, mac, address, names[address][-1], instance_id, names[address], dhcp, options)
+        for address, dhcp in addresses
+    )
 
 
 def zones(networks: Iterable[NetworkRow]) -> dict[str, int]:
@@ -456,15 +452,6 @@ def routing_domains(routed: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
         for network_id in joined:
             domains[network_id] = joined
     return domains
-
-
-def _domain_name(text: str | None) -> str:
-    """The name, or nothing if it is none: whatever a row says, no line of dnsmasq's files is a user's to write."""
-    return text.strip(".") if text and is_domain_name(text) else ""
-
-
-def _domain(network: NetworkRow) -> str:
-    return _domain_name(network.dns_domain) or DEFAULT_DOMAIN
 
 
 def _derived_mac(network_id: str) -> str:

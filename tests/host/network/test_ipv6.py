@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+from ipaddress import IPv6Address
 from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, insert, update
 
 from kilonova.network.host.processes import processes_in
 from kilonova.network.ipv6 import link_local
 from kilonova.store import schema
 
-from .sixth import addresses6, ask_dhcp6, default_routes6, gateway6, give, lookup, subnet6
+from .frames import IPV6, checksum, ethernet, hears, icmp6, send
+from .sixth import Subnet6, addresses6, ask_dhcp6, default_routes6, gateway6, give, lookup, subnet6
 from .world import Guest, Network, World, pings, until
 
 CIDR, OTHER = "fd00:1::/64", "fd00:2::/64"
+MARK = b"believe me"
 
 
 async def test_guest_makes_its_address_of_the_prefix_and_is_routed_by_the_routers_link_local(world: World) -> None:
@@ -104,6 +111,25 @@ async def test_guest_sends_from_its_own_addresses_only(world: World) -> None:
     assert first.run("ping", "-c", "1", "-W", "1", "-I", "fd00:1::3", "fd00:1::4").returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["announcement in fragments", "answer of DHCPv6"])
+async def test_what_only_routers_and_servers_say_is_not_heard_from_a_guest(world: World, kind: str) -> None:
+    network, _ = await _routed(world)
+    subnet = await subnet6(world, network, CIDR, None)
+    group = await world.group(network.project_id)
+    await world.rule(group, ethertype="IPv6")
+    first = await _static(world, network, subnet, 3, group)
+    second = await _static(world, network, subnet, 4, group)
+
+    def say() -> None:
+        for packet in _lies(kind, link_local(first.mac), link_local(second.mac)):
+            send(first.namespace, ethernet(first.mac, second.mac, IPV6, packet))
+
+    assert not hears(second.namespace, MARK, say)
+    await world.update(schema.ports, first.port_id, port_security_enabled=False)
+    await world.look()
+    assert hears(second.namespace, MARK, say)
+
+
 async def test_ipv6_goes_through_the_gateway_untranslated(world: World) -> None:
     public = await world.public_network()
     network = await world.network(public=public)
@@ -152,6 +178,37 @@ async def test_names_go_with_their_port(world: World) -> None:
     until(lambda: not lookup(guest, "guest-4.kilonova.internal", network.address(2)), "end of the name", 5)
 
 
+async def test_ipv6_changes_under_its_guests(world: World) -> None:
+    network, _ = await _routed(world)
+    subnet = await subnet6(world, network, CIDR, "dhcpv6-stateful", router_id=network.router_id)
+    guest = await world.port(network, 3)
+    await give(world, guest, subnet, "fd00:1::77")
+    await world.wire(guest)
+    until(lambda: default_routes6(guest) != set(), "announcement", 10)
+    assert ask_dhcp6(guest, "solicit")["address"] == "fd00:1::77"
+
+    def rows(tx: Connection) -> None:
+        addresses = schema.addresses
+        here = addresses.c.address == "fd00:1::77"
+        tx.execute(update(addresses).where(here).values(port_id=None, released_at=schema.now(), released_mac=guest.mac))
+        tx.execute(insert(addresses).values(**_row(subnet, "fd00:1::88"), port_id=guest.port_id))
+
+    await world.store.write(rows)
+    await world.update(schema.subnets, subnet.id, dns_nameservers=["2001:db8::53"])
+    await world.look()
+    assert ask_dhcp6(guest, "solicit") == {
+        "address": "fd00:1::88",
+        "dns": ["2001:db8::53"],
+        "domain": "kilonova.internal",
+    }
+    assert [row for row in await world.rows(schema.addresses) if row["released_at"]] == []
+
+    leg = next(row["port_id"] for row in await world.rows(schema.addresses) if row["address"] == subnet.at(1))
+    await world.delete_port(leg)
+    await world.look()
+    assert not _radvd(world, f"{world.config.host.prefix}-r-{network.router_id[:11]}")
+
+
 async def test_radvd_outlives_the_agent_is_started_again_and_ends_with_its_router(world: World) -> None:
     network, _ = await _routed(world)
     await subnet6(world, network, CIDR, "slaac", router_id=network.router_id)
@@ -178,6 +235,30 @@ async def test_radvd_outlives_the_agent_is_started_again_and_ends_with_its_route
     assert not (world.config.state_dir / "routers" / network.router_id).exists()
 
 
+def _lies(kind: str, source: str, target: str) -> list[bytes]:
+    """IPv6 packets with `MARK` in them."""
+    ends = IPv6Address(source).packed + IPv6Address(target).packed
+
+    def packet(following: int, payload: bytes) -> bytes:
+        return struct.pack("!IHBB", 6 << 28, len(payload), following, 255) + ends + payload
+
+    if kind == "answer of DHCPv6":
+        message = struct.pack("!HHHH", 547, 546, 8 + len(MARK), 0) + MARK
+        value = checksum(ends + struct.pack("!II", len(message), 17) + message)
+        return [packet(17, message[:6] + struct.pack("!H", value) + message[8:])]
+    # What follows the fragment's header is a header of options: only behind that is the announcement.
+    announcement = icmp6(source, target, 134, struct.pack("!BBHII", 64, 0, 1800, 0, 0) + MARK)[40:]
+    options = struct.pack("!BBBB4x", 58, 0, 1, 4)
+    return [
+        packet(44, struct.pack("!BBHI", 60, 0, 1, 7) + options + announcement[:8]),
+        packet(44, struct.pack("!BBHI", 60, 0, 16, 7) + announcement[8:]),
+    ]
+
+
+def _row(subnet: Subnet6, address: str) -> dict[str, str]:
+    return {"subnet_id": subnet.id, "network_id": subnet.network.id, "address": address}
+
+
 async def _routed(world: World) -> tuple[Network, Network]:
     """Two networks and a router that has legs on both."""
     public = await world.public_network()
@@ -187,10 +268,10 @@ async def _routed(world: World) -> tuple[Network, Network]:
     return network, other
 
 
-async def _static(world: World, network: Network, subnet: object, offset: int, group: str, **values: str) -> Guest:
+async def _static(world: World, network: Network, subnet: Subnet6, offset: int, group: str, **values: str) -> Guest:
     """A guest with addresses of both versions configured by hand."""
     guest = await world.port(network, offset, [group], **values)
-    address = await give(world, guest, subnet, f"fd00:1::{offset}")  # type: ignore[arg-type]
+    address = await give(world, guest, subnet, f"fd00:1::{offset}")
     await world.wire(guest)
     guest.run("ip", "addr", "add", f"{guest.address}/24", "dev", "eth0")
     guest.run("ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")

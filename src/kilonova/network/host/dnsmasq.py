@@ -26,6 +26,7 @@ from kilonova.process import run
 UNPRIVILEGED = "nobody"
 _RELEASE_WITHIN_S = 1.0
 _SETTLED_S = 0.02
+_LOOK_FOR_S = 0.3
 _CHANGED = "changed a host"
 """dnsmasq 2.90 takes a changed line for a second one with the same address, and dies when told to read all again:
 only another process reads it."""
@@ -130,16 +131,25 @@ class Dnsmasq:
         return alive(directory / "pid", directory)
 
     def _leases(self, network_id: str, addresses: Collection[str]) -> list[Lease]:
-        """Those that there are. The file is written anew in place: one just changed may be half of itself."""
+        """Those that there are. The file is written anew in place: one just changed may be half of itself.
+
+        If it does not come to rest, while many guests ask, a lease is there that was there at any look.
+        """
         path = self._root / network_id / "leases"
+        seen: dict[str, Lease] = {}
+        give_up = time.monotonic() + _LOOK_FOR_S
         while True:
             try:
                 before, text = path.stat(), path.read_text()
                 unchanged = path.stat().st_mtime_ns == before.st_mtime_ns
             except FileNotFoundError:
                 return []
+            found = find_leases(text, addresses)
             if unchanged and abs(time.time() - before.st_mtime) > _SETTLED_S:
-                return find_leases(text, addresses)
+                return found
+            seen |= {lease.address: lease for lease in found}
+            if time.monotonic() > give_up:
+                return list(seen.values())
             time.sleep(_SETTLED_S / 4)
 
 

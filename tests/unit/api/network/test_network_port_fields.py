@@ -26,6 +26,18 @@ async def test_dhcp_options_are_set_changed_and_taken_away(member: Caller, world
     assert changed["port"]["extra_dhcp_opts"] == wanted[1:]
 
 
+async def test_a_port_tells_the_names_of_its_addresses(member: Caller, world: Cloud) -> None:
+    network = await member.make("network", dns_domain="example.org.")
+    await member.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")
+    port = await member.make("port", network_id=network["id"], dns_name="web")
+    unnamed = await member.make("port", network_id=network["id"])
+
+    assert port["dns_assignment"] == [{"ip_address": "10.0.0.3", "hostname": "web", "fqdn": "web.example.org."}]
+    assert unnamed["dns_assignment"][0]["fqdn"] == "host-10-0-0-4.example.org."
+    services = (await member.ask("GET", "/ports", device_owner="network:dhcp"))["ports"]
+    assert [item["dns_assignment"] for item in services] == [[]]
+
+
 async def test_a_name_is_one_of_the_networks_domain(member: Caller, world: Cloud) -> None:
     network = await member.make("network", dns_domain="example.org.")
     for name in ("web", "web.example.org", "a.b.example.org."):
