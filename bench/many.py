@@ -69,7 +69,7 @@ def guests(cloud: Cloud, number: int, give_up: Callable[[], bool]) -> list[Figur
 
 
 def projects(cloud: Cloud, number: int, give_up: Callable[[], bool]) -> list[Figure]:
-    """Projects with a network, a server and a floating address, made and deleted: what there is more than before."""
+    """Projects with network, server, floating address and VPN, made and deleted: what there is more than before."""
     admin = cloud.client()
     flavor, image = tenants.small_flavor(admin), tenants.small_image(admin)
     external = tenants.external_network(admin)
@@ -102,6 +102,7 @@ def _cycle(
     for tenant in made:
         tenants.wait_active(tenant, timeout_s=120)
         tenants.give_floating(tenant, external)
+        tenants.run_vpn(tenant)
     for tenant in made:
         remove(admin, tenant)
     return number
@@ -111,6 +112,7 @@ def remove(admin: Client, tenant: Tenant) -> None:
     """All that a project has, then the project."""
     for floating in tenant.floating:
         tenant.client.call("DELETE", f"{tenants.NETWORK}/floatingips/{floating}")
+    tenant.client.call("DELETE", f"/network/kilonova/vpns/{tenant.project_id}")
     tenants.delete_servers(tenant)
     tenant.client.call("DELETE", f"{tenants.NETWORK}/auto-allocated-topology/{tenant.project_id}")
     groups = admin.call("GET", f"{tenants.NETWORK}/security-groups?project_id={tenant.project_id}")["security_groups"]

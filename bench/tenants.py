@@ -91,6 +91,13 @@ def give_floating(tenant: Tenant, external: str) -> str:
     return str(made["floating_ip_address"])
 
 
+def run_vpn(tenant: Tenant) -> None:
+    """A VPN with one client."""
+    tenant.client.call("POST", "/network/kilonova/vpns", {"vpn": {}})
+    client = {"client": {"user_name": "ann"}}
+    tenant.client.call("POST", f"/network/kilonova/vpns/{tenant.project_id}/clients", client)
+
+
 def external_network(admin: Client) -> str:
     return str(admin.call("GET", f"{NETWORK}/networks?router:external=True")["networks"][0]["id"])
 

@@ -58,7 +58,7 @@ def test_projects_that_come_and_go_leave_kernel_and_store_as_they_were(make_clou
 
 
 def _come_and_go(cloud: RunningCloud, image: str, number: int) -> Counter[str]:
-    """Projects with a server on a floating address, made and deleted; what there was in between."""
+    """Projects with a server on a floating address, some with a VPN, made and deleted; what there was in between."""
     admin = cloud.connect()
     public = next(admin.network.networks(is_router_external=True))
     names = [f"gone-{uuid.uuid4().hex[:8]}" for _ in range(number)]
@@ -68,7 +68,12 @@ def _come_and_go(cloud: RunningCloud, image: str, number: int) -> Counter[str]:
         _address(member, server)
         port = next(iter(member.network.ports(device_id=server)))
         member.network.create_ip(floating_network_id=public.id, port_id=port.id)
+    for name in names[:2]:
+        cloud.kilonova("vpn", "run", name)
+        cloud.kilonova("vpn", "config", name, "--user", "ann")
     during = _census(cloud)
+    for name in names[:2]:
+        cloud.kilonova("vpn", "stop", name)
     for name, member, server in zip(names, members, servers, strict=True):
         for address in member.network.ips(project_id=member.current_project_id):
             member.network.delete_ip(address)
