@@ -50,6 +50,7 @@ class Diagnosis:
 
         What the rows ask for since a moment is done before: only what nobody would do by itself now is drift.
         """
-        await self._look(bool(args.get("mend")))
-        found = await asyncio.to_thread(self._host.audit, await self._wanted())
+        mend = bool(args.get("mend"))
+        await self._look(mend)
+        found = await asyncio.to_thread(self._host.audit, await self._wanted(), mend=mend)
         return msgspec.to_builtins(msgspec.structs.replace(found, host=self._name, failures=dict(self._failures())))

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 from kilonova.network.host import namespaces
+from kilonova.network.host.processes import processes_in
 from kilonova.network.plan import tap_name
 from kilonova.store import schema
 
-from .world import Guest, World
+from .sixth import subnet6
+from .world import Guest, World, until
 
 
 class Audited:
@@ -102,6 +104,26 @@ async def test_leaks(world: World) -> None:
     (gone / "hosts").mkdir(parents=True)
     await audited.names("file", gone.name)
     assert not gone.exists()
+
+
+async def test_announcements_and_strange_daemons(world: World) -> None:
+    public = await world.public_network()
+    network = await world.network(public=public)
+    await subnet6(world, network, "fd00:5::/64", "slaac", router_id=network.router_id)
+    guest = await world.guest(network, 3, [await world.default_group(network.project_id)])
+    audited = Audited(world, guest, "")
+    assert (await audited.audit())["drift"] == []
+    prefix, directory = world.config.host.prefix, world.config.state_dir / "routers" / network.router_id
+    router, service = f"{prefix}-r-{network.router_id[:11]}", f"{prefix}-s-{network.id[:11]}"
+
+    world.inside(router, "kill", (directory / "pid").read_text().strip())
+    until(lambda: not list(processes_in(router)), "end of radvd")
+    await audited.names("process", "radvd")
+
+    stranger = world.background(service, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0")
+    until(lambda: len(list(processes_in(service))) == 2, "the second dnsmasq")
+    await audited.names("process", str(stranger.pid))
+    assert stranger.wait(5) is not None
 
 
 async def test_what_is_pending_is_no_drift(world: World) -> None:

@@ -26,7 +26,7 @@ from kilonova.network.host.inspect import inspect_here, relevant, survey, withou
 from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.host.links import Links, write_sysctls
 from kilonova.network.host.nftables import Nft
-from kilonova.network.host.observe import audit, observe
+from kilonova.network.host.observe import audit, end_strangers, observe
 from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.routes import NO_DRIFT, Drift, drift
@@ -67,8 +67,8 @@ class KernelHost:
     def __init__(self, config: Config) -> None:
         self._config = config.host
         self._names = Names(config.host.prefix)
-        self._directory = config.state_dir / "network"
-        self._dnsmasq = Dnsmasq(self._directory)
+        self._state_dir = config.state_dir
+        self._dnsmasq = Dnsmasq(config.state_dir / "network")
         self._wireguard = WireGuard()
         self._radvd = Radvd(config.state_dir / "routers")
         self._switch: _Switch | None = None
@@ -112,10 +112,12 @@ class KernelHost:
         return found
 
     def observe(self, plan: HostPlan, concern: Concern) -> Observation:
-        return observe(plan, concern, self._names, self._directory)
+        return observe(plan, concern, self._names, self._state_dir)
 
-    def audit(self, plan: HostPlan) -> Audit:
-        return audit(plan, self._names, self._directory)
+    def audit(self, plan: HostPlan, *, mend: bool) -> Audit:
+        if mend:
+            end_strangers(plan, self._names)
+        return audit(plan, self._names, self._state_dir)
 
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
         failures: _Failures = {}

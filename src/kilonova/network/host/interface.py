@@ -90,5 +90,5 @@ class Host(Protocol):
     def observe(self, plan: HostPlan, concern: Concern) -> Observation:
         """What is there of these objects; changes nothing."""
 
-    def audit(self, plan: HostPlan) -> Audit:
-        """Everything that is not as planned; changes nothing."""
+    def audit(self, plan: HostPlan, *, mend: bool) -> Audit:
+        """Everything that is not as planned. Changes nothing; with `mend` it ends daemons that serve nothing."""

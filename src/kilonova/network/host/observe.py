@@ -16,7 +16,10 @@ from kilonova.network.host import namespaces, routes
 from kilonova.network.host.dnsmasq import Dnsmasq
 from kilonova.network.host.inspect import Survey, relevant, survey, without_peoples_routes
 from kilonova.network.host.links import Links
+from kilonova.network.host.processes import DAEMONS, end
+from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.sysctls import SWITCH, sysctls_of
+from kilonova.network.host.wireguard import PROGRAM
 from kilonova.network.layout import Layout, merge
 from kilonova.network.observation import (
     Audit,
@@ -35,15 +38,17 @@ from kilonova.network.observation import (
     wires,
 )
 from kilonova.network.plan import HostPlan, RouterPlan, ServicePlan
+from kilonova.network.radvd_files import radvd_files
 from kilonova.network.rules import LEASE, PREFIX, PUBLIC_DEVICE
 from kilonova.process import run
 
 
-def observe(plan: HostPlan, concern: Concern, names: Names, directory: Path) -> Observation:
-    """What is there of the concerned objects; `directory` holds dnsmasq's files. Blocks.
+def observe(plan: HostPlan, concern: Concern, names: Names, state_dir: Path) -> Observation:
+    """What is there of the concerned objects; `state_dir` holds the daemons' files. Blocks.
 
     Whose host it is, the caller says.
     """
+    directory = state_dir / "network"
     wanted = _wanted(plan, names)
     mine = concerned(plan, wanted, concern)
     surveyed = _survey(mine, wanted, names)
@@ -72,7 +77,7 @@ def observe(plan: HostPlan, concern: Concern, names: Names, directory: Path) -> 
     )
 
 
-def audit(plan: HostPlan, names: Names, directory: Path) -> Audit:
+def audit(plan: HostPlan, names: Names, state_dir: Path) -> Audit:
     """Everything of this host's network that is not as planned, and what is left of things that are gone. Blocks."""
     wanted = _wanted(plan, names)
     surveyed = _survey(wanted, wanted, names)
@@ -81,9 +86,10 @@ def audit(plan: HostPlan, names: Names, directory: Path) -> Audit:
         *drift(wanted, found),
         *_sysctls(wanted, found),
         *_strange_routes(wanted, wanted, surveyed),
-        *_dnsmasq_drift(plan, names, directory),
+        *_dnsmasq_drift(plan, names, state_dir / "network"),
+        *_radvd_drift(plan, names, state_dir / "routers"),
     ]
-    return Audit("", tuple(dict.fromkeys(differences)), tuple(_leaks(plan, wanted, names, directory)))
+    return Audit("", tuple(dict.fromkeys(differences)), tuple(_leaks(plan, wanted, names, state_dir)))
 
 
 def _wanted(plan: HostPlan, names: Names) -> dict[str, Fragment]:
@@ -292,31 +298,58 @@ def _dnsmasq_drift(plan: HostPlan, names: Names, directory: Path) -> Iterator[De
                 yield Deviation(key, network_id, namespace, "file", "hosts", entry.address, wanted="there")
 
 
+def _radvd_drift(plan: HostPlan, names: Names, directory: Path) -> Iterator[Deviation]:
+    radvd = Radvd(directory)
+    for router_id, router in plan.routers.items():
+        if radvd_files(router) is not None and radvd.process(router_id) is None:
+            fragment, namespace = f"router {router_id}", names.router(router_id)
+            yield Deviation(fragment, router_id, namespace, "process", "radvd", wanted="running")
+
+
 # ------------------------------------------------------------------------------------------------ leaks
-def _leaks(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, directory: Path) -> Iterator[Leak]:
+def _leaks(plan: HostPlan, wanted: Mapping[str, Fragment], names: Names, state_dir: Path) -> Iterator[Leak]:
     look = "the agent removes it when it looks again"
     kept = {item.namespace for item in wanted.values()}
     for name in namespaces.names(names.prefix):
         if names.owns(name) and name not in kept:
             yield Leak("namespace", name, "no router or network of this host has it", look)
-    for network_id in Dnsmasq(directory).networks():
+    networks, routers = state_dir / "network", state_dir / "routers"
+    for network_id in Dnsmasq(networks).networks():
         if network_id not in plan.services:
-            why = f"this host does not serve network {network_id}"
-            yield Leak("file", str(directory / network_id), why, look)
-    for process, command in processes_naming(str(directory)):
-        known = [network_id for network_id in plan.services if f"{directory}/{network_id}/" in command]
-        if not known:
-            yield Leak("process", f"{process} ({command.split()[0]})", "it serves no network of this host", look)
+            yield Leak("file", str(networks / network_id), f"this host does not serve network {network_id}", look)
+    for router_id in Radvd(routers).routers():
+        if router_id not in plan.routers:
+            yield Leak("file", str(routers / router_id), f"router {router_id} is not on this host", look)
+    for process, words in _strangers(plan, names):
+        yield Leak(
+            "process", f"{process} ({words[0]})", "it serves no network, router or VPN of this host", "it is ended"
+        )
 
 
-def processes_naming(text: str) -> Iterator[tuple[int, str]]:
-    """Processes whose command line holds `text`, and their command lines."""
+def end_strangers(plan: HostPlan, names: Names) -> None:
+    """End the daemons in this cloud's namespaces that serve nothing which this host has."""
+    for process, _ in list(_strangers(plan, names)):
+        end(process)
+
+
+def _strangers(plan: HostPlan, names: Names) -> Iterator[tuple[int, list[str]]]:
+    devices = {vpn.device for vpn in plan.vpns.values()}
+    for process, words in _daemons(names):
+        mine = [item for item in (*plan.services, *plan.routers) if any(f"/{item}/" in word for word in words)]
+        if not mine and not devices & set(words):
+            yield process, words
+
+
+def _daemons(names: Names) -> Iterator[tuple[int, list[str]]]:
+    """The daemons in this cloud's namespaces, and their command lines."""
+    inside = {namespaces.identity(name) for name in namespaces.names(names.prefix) if namespaces.exists(name)}
     for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
+        if not entry.isdigit():
             continue
         try:
-            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            there = os.stat(f"/proc/{entry}/ns/net").st_ino
         except OSError:
             continue
-        if text in command and command.split()[0].rpartition("/")[2] in ("dnsmasq", "radvd", "wireguard-go"):
-            yield int(entry), command.strip()
+        if there in inside and words[0].rpartition("/")[2] in (*DAEMONS, PROGRAM):
+            yield int(entry), [word for word in words if word]

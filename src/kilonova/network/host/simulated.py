@@ -55,5 +55,5 @@ class SimulatedHost:
             simulated=True,
         )
 
-    def audit(self, plan: HostPlan) -> Audit:
+    def audit(self, plan: HostPlan, *, mend: bool) -> Audit:
         return Audit("")
