@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+DEVICE_PREFIX = "wg"
 _LONGEST_NAME = 15
 OVERHEAD = 80
 """Bytes that WireGuard over IPv6 adds to a packet; 20 fewer over IPv4."""
@@ -17,7 +18,7 @@ OVERHEAD = 80
 
 def device_name(prefix: str, vpn_id: str) -> str:
     """Of a host with this prefix. Unique on the machine: the device's control socket is named so in every namespace."""
-    return f"wg{prefix}{vpn_id.replace('-', '')}"[:_LONGEST_NAME]
+    return f"{DEVICE_PREFIX}{prefix}{vpn_id.replace('-', '')}"[:_LONGEST_NAME]
 
 
 @dataclass(frozen=True)

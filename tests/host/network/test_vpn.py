@@ -8,9 +8,14 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kilonova.cloud.controller import Cloud
+from kilonova.cloud.explain import explain
+from kilonova.cloud.explain.question import Question, parse_traffic
+from kilonova.context import system_context
 from kilonova.errors import CommandFailed
 from kilonova.network.fragments import Names
 from kilonova.network.host import namespaces, wireguard
@@ -230,6 +235,27 @@ async def test_what_was_changed_by_hand_is_mended(project: Project) -> None:
 
     assert pings(project.client.namespace, project.guest.address)
     assert "mtu 1420" in project.in_router("ip", "link", "show", device)
+
+
+async def test_explain_knows_the_way_to_a_client_and_back(project: Project) -> None:
+    world = project.world
+    cloud = Cloud(world.store, world.bus, world.config)
+    await world.update(schema.instances, project.guest.instance_id, vm_state="active", power_state=1)
+
+    async def asked(source: str, destination: str) -> dict[str, Any]:
+        return await explain(cloud, system_context(), Question(source, destination, parse_traffic("80/tcp")))
+
+    for ends in (
+        (project.client.address, project.guest.instance_id),
+        (project.guest.instance_id, project.client.address),
+    ):
+        found = await asked(*ends)
+        assert found["verdict"] == "arrives", found["conclusion"]
+
+    project.in_router("ip", "route", "del", project.client.address, "dev", project.device)
+    found = await asked(project.client.address, project.guest.instance_id)
+    assert (found["verdict"], found["hop"]) == ("dropped", "VPN"), found["conclusion"]
+    assert f"route {project.client.address}/32 is missing" in found["conclusion"]
 
 
 async def test_handshakes_and_states_are_written_down(project: Project) -> None:

@@ -21,7 +21,9 @@ from kilonova.network.fragments import OUTSIDE_END, SERVICE_DEVICE
 from kilonova.network.group_rules import ICMP, ICMPV6
 from kilonova.network.observation import RouteAnswer, RouteQuestion
 from kilonova.network.plan import SHORT_ID
+from kilonova.network.ports import VPN_CLIENT
 from kilonova.network.rules import OUTSIDE_DEVICE, PUBLIC_DEVICE
+from kilonova.network.vpn_plan import DEVICE_PREFIX
 
 __all__ = ["Crossing", "Router"]
 
@@ -121,10 +123,14 @@ def _routed(
     router = crossing.router
     question = RouteQuestion(router.id, source, destination, leg.id if leg else "")
     sight = _see(trail, router, question)
+    answer = next((item for item in sight.told.routes if _same(item, question)), None) if sight.told else None
     device = leg_device(router, decision.leg)
     where = f"{trail.host(router.host or '')}: routes of {trail.router(router)}"
     intent = f"{destination} {decision.why}, by {device}"
-    answer = next((item for item in sight.told.routes if _same(item, question)), None) if sight.told else None
+    beside = trail.snapshot.owner_of(decision.leg.network_id, destination) if decision.is_direct else None
+    if beside is not None and beside.device_owner == VPN_CLIENT:
+        device = answer.device if answer and answer.device.startswith(DEVICE_PREFIX) else f"{DEVICE_PREFIX}..."
+        intent = f"{destination} is a VPN client's, by the router's WireGuard device"
     if sight.told is None or sight.told.simulated or answer is None:
         trail.check("route", where, intent, sight, lambda item: False)
         return

@@ -16,9 +16,8 @@ from kilonova.cloud.explain.question import Traffic
 from kilonova.cloud.explain.routing import Decision, decide, networks_joined, next_hop_of_guest, subnet_with
 from kilonova.cloud.explain.rows import ROUTER_OWNERS, Floating, Network, Port, Snapshot
 from kilonova.cloud.explain.trail import Trail
-from kilonova.network.ports import DHCP, FLOATING_IP
+from kilonova.network.ports import DHCP, FLOATING_IP, VPN_CLIENT
 
-VPN_CLIENT = "network:vpn_client"
 _MOST_HOPS = 8
 _NOWHERE = {4: "192.0.2.1", 6: "2001:db8::1"}
 """Stands for an address outside when the cloud has no public network (RFC 5737, RFC 3849)."""
