@@ -443,7 +443,7 @@ def _apply_inside(namespace: str, changes: Changes, drift: Drift) -> None:
         if change.after.mac and (new := change.after.addresses - change.before.addresses)
     ]
     if come:
-        namespaces.run_later(namespace, partial(arp.announce, come, router=is_router(namespace)))
+        namespaces.run_later(namespace, partial(arp.announce_again, come, router=is_router(namespace)))
 
 
 def _set_up(name: str) -> list[str]:

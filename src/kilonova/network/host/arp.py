@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ _BROADCAST = b"\xff" * 6
 _ALL_NODES_MAC = bytes.fromhex("333300000001")
 _ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 _ARP, _IPV6, _ICMPV6 = 0x0806, 0x86DD, 58
+AGAIN_S = 1.0
 _ADVERTISEMENT, _TARGET_MAC = 136, 2
 _IS_ROUTER, _OVERRIDES = 0x80000000, 0x20000000
 
@@ -33,6 +35,28 @@ def announce(announcements: Iterable[Announcement], *, router: bool = False) -> 
             packet.bind((device, 0))
             for address in addresses:
                 packet.send(neighbour_frame(source, address, router) if ":" in address else arp_frame(source, address))
+
+
+def announce_again(announcements: Iterable[Announcement], *, router: bool = False, after_s: float = AGAIN_S) -> None:
+    """At once and once more: a bridge port that has just come up may not forward yet. Blocks meanwhile.
+
+    The second time only what the namespace still has: it may have gone to another host.
+    """
+    announcements = tuple(announcements)
+    announce(announcements, router=router)
+    time.sleep(after_s)
+    still = (item._replace(addresses=tuple(filter(_is_local, item.addresses))) for item in announcements)
+    announce((item for item in still if item.addresses), router=router)
+
+
+def _is_local(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def arp_frame(source: bytes, address: str) -> bytes:
