@@ -258,6 +258,14 @@ async def test_explain_knows_the_way_to_a_client_and_back(project: Project) -> N
     assert f"route {project.client.address}/32 is missing" in found["conclusion"]
 
 
+async def test_an_audit_finds_nothing_wrong_and_leaves_clients_outside_alone(project: Project) -> None:
+    arguments: dict[str, Any] = {"mend": True}
+    found = await project.world.call("audit", **arguments)
+
+    assert (found["drift"], found["leaks"], found["failures"]) == ([], [], {})
+    assert connects(project.client.namespace, project.guest.address, 80) == project.client.address
+
+
 async def test_handshakes_and_states_are_written_down(project: Project) -> None:
     assert (await project.world.row(schema.vpns, project.vpn.id))["status"] == "ACTIVE"
 

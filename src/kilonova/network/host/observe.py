@@ -341,8 +341,9 @@ def _strangers(plan: HostPlan, names: Names) -> Iterator[tuple[int, list[str]]]:
 
 
 def _daemons(names: Names) -> Iterator[tuple[int, list[str]]]:
-    """The daemons in this cloud's namespaces, and their command lines."""
-    inside = {namespaces.identity(name) for name in namespaces.names(names.prefix) if namespaces.exists(name)}
+    """The daemons in the namespaces of this agent, and their command lines; those outside are people's."""
+    mine = [name for name in namespaces.names(names.prefix) if names.owns(name) and name != names.outside]
+    inside = {namespaces.identity(name) for name in mine if namespaces.exists(name)}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
