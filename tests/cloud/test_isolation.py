@@ -141,6 +141,13 @@ def attacks_on(victim: Caller, attacker: Caller) -> list[tuple[str, str, object]
         ("GET", f"{NETWORK}/auto-allocated-topology/{victim.project_id}", None),
         ("DELETE", f"{NETWORK}/auto-allocated-topology/{victim.project_id}", None),
         ("GET", "/network/kilonova/pool-networks", None),
+        ("POST", "/network/kilonova/audits", {"audit": {}}),
+        (
+            "POST",
+            "/network/kilonova/explanations",
+            {"explanation": {"source": own["server"], "destination": "outside"}},
+        ),
+        ("POST", "/network/kilonova/explanations", {"explanation": {"source": "outside", "destination": own["port"]}}),
         ("GET", f"/identity/v3/users/{victim.user_id}", None),
         ("GET", f"/identity/v3/projects/{victim.project_id}", None),
         ("GET", f"/identity/v3/role_assignments?user.id={victim.user_id}", None),

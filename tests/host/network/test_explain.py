@@ -11,9 +11,11 @@ import pytest
 
 from kilonova.errors import Conflict, NotFound
 from kilonova.network.host import namespaces
+from kilonova.network.vpn_plan import device_name
 from kilonova.store import schema
 
 from .explaining import Scene, make_scene, tap, words
+from .vpn_world import client, connect, disconnect_all, vpn
 from .world import World, connects, pings
 
 
@@ -364,3 +366,31 @@ async def test_connections_agree(scene: Scene) -> None:
     for port in (80, 22):
         found = await scene.ask("outside", scene.web, f"{port}/tcp")
         assert (found["verdict"] == "arrives") == bool(connects(scene.world.outside, scene.floating, port)), port
+
+
+async def test_clients_of_the_vpn(scene: Scene) -> None:
+    world, web = scene.world, scene.web
+    made = await vpn(world, scene.network)
+    laptop = await client(world, made, 200, [scene.group])
+    await world.look()
+    connect(world, laptop, number=1)
+    try:
+        assert pings(laptop.namespace, web.address, wait_s=5)
+        for ends in (
+            (laptop.port_id, web),
+            (web, laptop.address),
+            (laptop.port_id, scene.far),
+            (scene.far, laptop.address),
+        ):
+            found = await scene.arrives(*ends)
+            assert "VPN" in [hop["name"] for hop in found["hops"]]
+        chain = f"g_{scene.group.replace('-', '')}_out"
+        scene.switch("nft", "flush", "chain", "inet", "kn_sg", chain)
+        assert not pings(laptop.namespace, web.address)
+        await scene.dropped("egress group", chain, laptop.port_id, web)
+        await scene.mend()
+        scene.router("ip", "link", "set", device_name(world.config.host.prefix, made.id), "down")
+        assert not pings(laptop.namespace, web.address)
+        await scene.dropped("VPN", device_name(world.config.host.prefix, made.id), laptop.port_id, web)
+    finally:
+        disconnect_all(world)

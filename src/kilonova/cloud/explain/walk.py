@@ -351,6 +351,10 @@ class _Walk:
             self._no_route(crossing)
             return
         self.crossings.append(crossing)
+        client = self.snapshot.owner_of(decision.leg.network_id, packet.destination)
+        if client is not None and client.device_owner == VPN_CLIENT and decision.is_direct:
+            self._into_vpn(crossing, client)
+            return
         routers.route_hop(trail, crossing)
         if decision.leg is router.external:
             packet.source = routers.source_nat_hop(trail, crossing, self._floating_from(crossing))
@@ -413,16 +417,23 @@ class _Walk:
         routers.service_hop(self.trail, network, there)
         self.arrived = True
 
+    def _into_vpn(self, crossing: routers.Crossing, port: Port) -> None:
+        """From a router to a client of its VPN."""
+        sent = (self.packet.destination, self.packet.source)
+        anybody = self.source.is_outside
+        ends.group_hop(self.trail, "ingress", port, *sent, anybody=anybody, router=crossing.router)
+        routers.route_hop(self.trail, crossing)
+        routers.vpn_hop(self.trail, crossing.router, port)
+        self.arrived = not self.trail.ended
+
     def _to_vpn(self, network: Network, host: str, port: Port) -> None:
-        next_hop = self.packet.destination
         for router in ends.interfaces_of(self.snapshot.routers, network.id):
             leg = next(leg for leg in router.legs if leg.network_id == network.id)
             wires.bridge_hops(self.trail, network, host, router.host or host)
-            routers.router_hop(self.trail, routers.Crossing(router, leg, None, self.packet.source, next_hop))
-            sent = (next_hop, self.packet.source)
-            ends.group_hop(self.trail, "ingress", port, *sent, anybody=self.source.is_outside, router=router)
-            routers.vpn_hop(self.trail, router, port)
-            self.arrived = not self.trail.ended
+            decision = decide(self.snapshot, router, self.packet.destination)
+            crossing = routers.Crossing(router, leg, decision, self.packet.source, self.packet.destination)
+            routers.router_hop(self.trail, crossing)
+            self._into_vpn(crossing, port)
             return
         self.trail.end("VPN", self.trail.network(network), "a router with a VPN", "no router joins the network")
 

@@ -166,6 +166,9 @@ class Scene:
         if decision is None:
             return RouteAnswer(*base, error="Network is unreachable")
         device = leg_device(self.routers[router_id], decision.leg)
+        owner = self.snapshot().owner_of(decision.leg.network_id, question.destination)
+        if owner is not None and owner.device_owner == "network:vpn_client":
+            device = "wg0"
         return RouteAnswer(*base, device=device, next_hop="" if decision.is_direct else decision.next_hop)
 
 
