@@ -275,18 +275,22 @@ def router_rules() -> Layout:
         ),
         router("to_vpn"): Chain.of(
             "ct status dnat drop",
-            f"iifname {public} drop",
             "ip saddr @vpn_inside accept",
             "drop",
         ),
+        # The way of floating addresses, so the fewest questions first. Nothing is translated in IPv6: what is routed to
+        # a guest reaches it, if its groups let it in.
+        router("from_public"): Chain.of(
+            "oifname @vpn_devices drop",
+            "ct status dnat accept",
+            "ct state established,related accept",
+            f"ip6 daddr @{INSIDE6.name} accept",
+            "drop",
+        ),
         router("forwarded"): Chain.of(
+            f"iifname {public} goto from_public",
             "iifname @vpn_devices goto from_vpn",
             "oifname @vpn_devices goto to_vpn",
-            f"iifname {public} ct status dnat accept",
-            f"iifname {public} ct state established,related accept",
-            # Nothing is translated in IPv6: what is routed to a guest reaches it, if its groups let it in.
-            f"iifname {public} ip6 daddr @{INSIDE6.name} accept",
-            f"iifname {public} drop",
             hook="type filter hook forward priority filter; policy accept;",
         ),
         router("received"): Chain.of(

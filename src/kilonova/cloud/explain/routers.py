@@ -79,6 +79,7 @@ def router_hop(trail: Trail, crossing: Crossing) -> None:
         sysctl("net.ipv4.ip_forward"),
         sysctl("net.ipv6.conf.all.forwarding"),
         chain("kn_rt forwarded"),
+        chain("kn_rt from_public"),
         *(_leg(router, leg) for leg in legs),
     )
     sight = _see(trail, router)
