@@ -60,7 +60,7 @@ class Forwarding:
         try:
             index = sockets.if_nametoindex(entry.device)
         except OSError:
-            raise netlink.NetlinkError(f"forwarding of {entry.device}", 19) from None
+            raise netlink.NetlinkError.of(f"forwarding of {entry.device}", 19) from None
         body = _NDMSG.pack(_AF_BRIDGE, index, _PERMANENT, _SELF, 0)
         body += attribute(_DESTINATION, ip_address(entry.destination).packed)
         body += attribute(_MAC, bytes.fromhex(entry.mac.replace(":", "")))

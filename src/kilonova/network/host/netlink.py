@@ -32,11 +32,15 @@ class Message(NamedTuple):
 
 
 class NetlinkError(CommandFailed):
-    """The kernel refused a request."""
+    """The kernel refused a request; `number` says why (errno), as far as that is known here."""
 
-    def __init__(self, what: str, number: int) -> None:
-        super().__init__(f"{what}: {os.strerror(number)}")
-        self.number = number
+    number = 0
+
+    @classmethod
+    def of(cls, what: str, number: int) -> NetlinkError:
+        error = cls(f"{what}: {os.strerror(number)}")
+        error.number = number
+        return error
 
 
 class Socket:
@@ -106,7 +110,7 @@ class Socket:
                 if kind == _ERROR:
                     number = struct.unpack_from("=i", body)[0]
                     if number:
-                        raise NetlinkError(what, -number)
+                        raise NetlinkError.of(what, -number)
                     return
                 yield Message(kind, body)
 
