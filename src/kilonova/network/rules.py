@@ -137,6 +137,8 @@ def switch_rules(*, guarded: bool = False) -> Layout:
         l2("v6"): Chain.of(
             # A fragment whose first header is not the payload's may hide what the following rules look for (RFC 7113).
             "frag nexthdr { 0, 43, 44, 60, 135, 139, 140 } drop",
+            # Nor is neighbour discovery ever in fragments, of which the first need not hold the target (RFC 6980).
+            f"frag nexthdr 58 icmpv6 type {ND} drop",
             "icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop",
             "udp sport 547 udp dport 546 drop",
             "ip6 saddr :: icmpv6 type "

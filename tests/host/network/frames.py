@@ -49,6 +49,16 @@ def advertisement(claimed: str, mac: str) -> bytes:
     return struct.pack("!I", 0x20000000) + IPv6Address(claimed).packed + b"\2\1" + bytes.fromhex(mac.replace(":", ""))
 
 
+def fragments6(packet: bytes, first: int) -> tuple[bytes, bytes]:
+    """A packet without extension headers in two fragments; `first`: bytes of the payload in the first one, eights."""
+    header, payload = packet[:40], packet[40:]
+    found = []
+    for offset, part in ((0, payload[:first]), (first, payload[first:])):
+        fragment = struct.pack("!BBHI", header[6], 0, offset | (offset == 0), 77) + part
+        found.append(header[:4] + struct.pack("!HB", len(fragment), 44) + header[7:] + fragment)
+    return found[0], found[1]
+
+
 def checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
     total += data[-1] << 8 if len(data) % 2 else 0

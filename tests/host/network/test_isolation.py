@@ -106,6 +106,23 @@ async def test_arp_and_neighbour_discovery_speak_for_the_own_address_only(world:
     assert not heard(advertises, theirs, theirs)
 
 
+async def test_neighbour_discovery_in_fragments_is_not_heard(world: World) -> None:
+    """Put together on its way it would be a whole packet when it arrives, and of that the target was never seen."""
+    network = await world.network()
+    guest, friend = await _open_guest(world, network, 3), await _open_guest(world, network, 4)
+    neighbour = await _open_guest(world, network, 5)
+    mine, theirs = link_local(guest.mac), link_local(friend.mac)
+    claim = frames.advertisement(link_local(neighbour.mac), guest.mac) + MARK
+
+    def sends(kind: int) -> None:
+        for part in frames.fragments6(frames.icmp6(mine, theirs, kind, claim), 8):
+            frames.send(guest.namespace, frames.ethernet(guest.mac, friend.mac, frames.IPV6, part))
+
+    assert frames.hears(friend.namespace, MARK, partial(sends, 128))
+    for kind in (134, 135, 136, 137):
+        assert not frames.hears(friend.namespace, MARK, partial(sends, kind)), kind
+
+
 async def test_router_advertisements_redirects_and_dhcp_servers_of_guests_are_not_heard(world: World) -> None:
     network = await world.network()
     guest, friend = await _open_guest(world, network, 3), await _open_guest(world, network, 4)
