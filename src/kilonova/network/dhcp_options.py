@@ -19,6 +19,7 @@ LONGEST_VALUE = 200
 MOST_OPTIONS = 20
 _TEXT = re.compile(r"[A-Za-z0-9._:/@+=?&%~-]+")
 """Nothing that dnsmasq reads as a separator, a quotation, a comment or a wildcard."""
+_LIKE_ADDRESS = re.compile(r"[0-9./]+")
 
 Check = Callable[[str], str | None]
 """The value as dnsmasq shall read it; none: it is no value of the option."""
@@ -43,6 +44,13 @@ def _number(first: int, last: int) -> Check:
 
 def _text(value: str) -> str | None:
     return value if _TEXT.fullmatch(value) else None
+
+
+def _private(value: str) -> str | None:
+    """dnsmasq takes what is made of digits, dots and slashes alone for an address, and gives up where it is none."""
+    if _LIKE_ADDRESS.fullmatch(value) and not value.isdigit():
+        return value if _addresses(4)(value) == value else None
+    return _text(value)
 
 
 def _domain(value: str) -> str | None:
@@ -99,7 +107,7 @@ def option_text(name: str, value: str, version: int) -> str | None:
     if name in known:
         checked = known[name][1](value)
     elif version == 4 and name.isascii() and name.isdigit() and FIRST_PRIVATE <= int(name) <= LAST_PRIVATE:
-        return None if _text(value) is None else f"{int(name)},{value}"
+        return None if _private(value) is None else f"{int(name)},{value}"
     else:
         return None
     return None if checked is None else f"{prefix}:{name},{checked}"

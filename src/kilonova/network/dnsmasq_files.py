@@ -7,6 +7,7 @@ configuration it has. The rest it reads again while it runs.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -20,6 +21,7 @@ HOSTS, NAMES, OPTIONS = "hosts", "names", "options"
 """Two directories that dnsmasq watches, what DHCP hands out and what DNS answers, and a file."""
 _V6 = "dhcpv6"
 """The tag that dnsmasq itself gives to requests of DHCPv6."""
+_NO_NAME = re.compile(r"ignore|infinite|\d+[smhdw]?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def dnsmasq_files(plan: ServicePlan, directory: Path, device: str, user: str) ->
     names: dict[str, str] = {}
     serves6 = any(subnet.dhcp and ":" in subnet.cidr for subnet in plan.subnets)
     for port_id, entries in of_port.items():
-        hosts |= _host_files(port_id, entries, serves6=serves6)
+        hosts |= _host_files(port_id, entries, plan.domain, serves6=serves6)
         names[port_id] = "".join(f"{entry.address} {_full_names(entry, plan.domain)}\n" for entry in entries)
     options = [
         f"tag:{_tag(port_id)},{option}\n" for port_id, entries in of_port.items() for option in entries[0].options
@@ -58,7 +60,7 @@ def dnsmasq_files(plan: ServicePlan, directory: Path, device: str, user: str) ->
     return DnsmasqFiles(f"dnsmasq-{digest}.conf", config, hosts, names, "".join(options))
 
 
-def _host_files(port_id: str, entries: list[HostEntry], *, serves6: bool) -> dict[str, str]:
+def _host_files(port_id: str, entries: list[HostEntry], domain: str, *, serves6: bool) -> dict[str, str]:
     """A file per IPv4 address, the first one with those of IPv6.
 
     dnsmasq takes the first line with the MAC, whether or not it has an address of the version that is asked for, and
@@ -72,11 +74,17 @@ def _host_files(port_id: str, entries: list[HostEntry], *, serves6: bool) -> dic
     for entry in fourth:
         only = [f"tag:!{_V6}"] if serves6 and not bracketed else []
         words = [entry.mac, *only, *own, entry.address, *bracketed]
-        files[f"{port_id}-{entry.address}"] = ",".join((*words, entry.hostname)) + "\n"
+        files[f"{port_id}-{entry.address}"] = ",".join((*words, _dhcp_name(entry.hostname, domain))) + "\n"
         bracketed = []
     if bracketed:
-        files[f"{port_id}-{_V6}"] = ",".join((sixth[0].mac, *own, *bracketed, sixth[0].hostname)) + "\n"
+        name = _dhcp_name(sixth[0].hostname, domain)
+        files[f"{port_id}-{_V6}"] = ",".join((sixth[0].mac, *own, *bracketed, name)) + "\n"
     return files
+
+
+def _dhcp_name(name: str, domain: str) -> str:
+    """A name that a dhcp-host line would mean otherwise (`ignore`, a lease time) is said with its domain."""
+    return f"{name}.{domain}" if _NO_NAME.fullmatch(name) else name
 
 
 def _tag(port_id: str) -> str:

@@ -295,8 +295,10 @@ def router_layout(plan: RouterPlan) -> Layout:
     if plan.external is not None:
         floating = tuple(f"{address}/32" for address, _ in plan.floating)
         links[rules.PUBLIC_DEVICE] = _leg(plan, plan.external, floating)
+        own_defaults = {destination for destination, hop in plan.routes if _device_towards(plan, hop)}
         for gateway in plan.gateways:
-            routes.add(Route(_default_route(gateway), gateway, rules.PUBLIC_DEVICE))
+            if _default_route(gateway) not in own_defaults:  # the kernel has one of a destination, the last one told
+                routes.add(Route(_default_route(gateway), gateway, rules.PUBLIC_DEVICE))
         own = next((item.partition("/")[0] for item in plan.external.addresses if ":" not in item), None)
         if own:
             hairpin_nat = (f"snat to {own}",)

@@ -7,6 +7,7 @@ Sources: radvd.conf(5); RFC 4861, section 6.2.1; RFC 8106.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from kilonova.network.fragments import inside_device
@@ -51,11 +52,17 @@ def _leg(interface: InterfacePlan) -> str:
         lines.append(f"prefix {prefix.cidr} {{ AdvOnLink on; AdvAutonomous {_switch(prefix.automatic)}; }};")
     if announced.dns:
         lines.append(f"RDNSS {' '.join(announced.dns[:_MOST_SERVERS])} {{ AdvRDNSSLifetime {LIFETIME_S}; }};")
-    lines.append(f"DNSSL {announced.domain} {{ AdvDNSSLLifetime {LIFETIME_S}; }};")
+    if not _NO_DOMAIN.fullmatch(announced.domain):
+        lines.append(f"DNSSL {announced.domain} {{ AdvDNSSLLifetime {LIFETIME_S}; }};")
     body = "".join(f"    {line}\n" for line in lines)
     return f"interface {inside_device(interface)}\n{{\n{body}}};\n"
 
 
+_NO_DOMAIN = re.compile(
+    r"[0-9]+(\.[0-9]+)?|abro|clients|high|infinity|interface|low|medium|nat64prefix|off|on|prefix|route|DNSSL|RDNSS"
+    r"|(Adv|AutoIgnore|Base6|Decrement|Deprecate|Flush|HomeAgent|Ignore|Max|Min|Remove|Unicast)[A-Za-z0-9]+"
+)
+"""Words and numbers of radvd's own language: as a domain they are refused with the whole file."""
 _MOST_SERVERS = 3
 """radvd takes no more in one option."""
 

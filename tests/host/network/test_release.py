@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
 from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.processes import processes_in
+from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.removal import remove_everything
 from kilonova.network.plan import tap_name
 from kilonova.store import schema
@@ -101,3 +105,23 @@ async def test_other_clouds_of_the_machine_are_left_alone(world: World) -> None:
         assert namespaces.exists(f"{stranger.host.prefix}-switch")
     finally:
         namespaces.delete(f"{stranger.host.prefix}-switch")
+
+
+async def test_a_router_that_cannot_announce_keeps_no_address_from_becoming_free(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = await world.network()
+    guest = await world.port(network, 3)
+    public = await world.public_network()
+    broken = await world.network("10.1.0.0/24", public=public)
+    await world.wire(guest)
+
+    def refuses(*_: object) -> list[str]:
+        raise CommandFailed("radvd: no")
+
+    monkeypatch.setattr(Radvd, "ensure", refuses)
+    await world.delete_port(guest.port_id)
+    world.agent._look = True
+    assert (await world.call("look_again"))["failures"] == {broken.router_id: "radvd: no"}
+
+    assert [row["address"] for row in await world.rows(schema.reusable_addresses)] == [guest.address]

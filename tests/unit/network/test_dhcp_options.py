@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +39,12 @@ from kilonova.network.dhcp_options import MOST_OPTIONS, changed_options, option_
         ("252", "a\nport=1", 4, None),
         ("252", "*", 4, None),
         ("252", "x" * 201, 4, None),
+        ("224", "1.2.3.4", 4, "224,1.2.3.4"),
+        ("224", "12", 4, "224,12"),
+        ("224", "1.2", 4, None),
+        ("224", "1.2.3.4/8", 4, None),
+        ("254", "1/2", 4, None),
+        ("252", "x1.2/", 4, "252,x1.2/"),
         ("252", "x", 6, None),
         ("bootfile-name", "a,b", 4, None),
         ("classless-static-route", "10.0.0.0/8", 4, None),
@@ -48,6 +59,26 @@ def test_no_option_ends_its_line_or_begins_a_quotation(name: str, value: str, ve
     for each in (name, "252", "bootfile-name", "domain-name", "dns-server"):
         text = option_text(each, value, version)
         assert text is None or not set(text) & set("\n\r\"'\\#*; \t")
+
+
+@pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="needs dnsmasq")
+@pytest.mark.parametrize("alphabet", ["0123456789.", "0123456789./", "0123456789abcdef:", "019-.x/:_"])
+def test_dnsmasq_takes_whatever_is_not_refused(alphabet: str, tmp_path: Path) -> None:
+    chosen = random.Random(alphabet)
+    values = ["".join(chosen.choices(alphabet, k=chosen.randint(1, 12))) for _ in range(400)]
+    options = [
+        text
+        for value in values
+        for name in ("224", "bootfile-name", "root-path", "domain-name")
+        if (text := option_text(name, value, 4)) is not None
+    ]
+    config = tmp_path / "dnsmasq.conf"
+    config.write_text("".join(f"dhcp-option=tag:port-x,{text}\n" for text in options))
+
+    done = subprocess.run(["dnsmasq", "--test", f"--conf-file={config}"], capture_output=True, text=True, check=False)
+
+    assert options
+    assert done.returncode == 0, done.stderr
 
 
 def test_options_change_by_name_and_version() -> None:

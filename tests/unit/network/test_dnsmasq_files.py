@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from kilonova.network.dnsmasq_files import DnsmasqFiles, dnsmasq_files
 from kilonova.network.host.processes import LOG_BYTES, cut_log
 from kilonova.network.plan import HostEntry, ServicePlan, ServiceSubnet, StaticRoute
@@ -82,3 +84,12 @@ def test_log_that_a_guest_makes_grow_is_cut_to_its_newest_part(tmp_path: Path) -
 
     assert log.stat().st_size <= LOG_BYTES
     assert log.read_bytes().endswith(b"old\nnew\n")
+
+
+@pytest.mark.parametrize("name", ["ignore", "infinite", "Infinite", "60", "1d", "2W"])
+def test_a_name_that_means_something_to_dnsmasq_is_said_with_its_domain(name: str) -> None:
+    subnets = (SUBNET, ServiceSubnet("s6", "fd00:1::/64", "fd00:1::2", None, (), (), True))
+    entries = (HostEntry("p1", "fa:16:3e:00:00:01", "10.0.0.3", name), HostEntry("p2", "m", "fd00:1::3", name))
+    hosts = files(replace(PLAN, subnets=subnets, entries=entries)).hosts
+
+    assert [line.rpartition(",")[2] for line in hosts.values()] == [f"{name}.example.org\n"] * 2

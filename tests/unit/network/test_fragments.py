@@ -124,6 +124,15 @@ def test_router_namespace_has_floating_addresses_maps_and_routes() -> None:
     assert router.chains[rules.SOURCE_NAT].rules == ("snat to 203.0.113.20",)
 
 
+def test_a_routers_own_default_route_takes_the_gateways_place() -> None:
+    rows = small()
+    rows.routers[0] = rows.routers[0]._replace(routes=[{"destination": "0.0.0.0/0", "nexthop": "10.0.0.7"}])
+    router = by_namespace(plan(rows.host_rows(), config()))[NAMES.router(rows.routers[0].id)]
+    inside = next(name for name in router.links if name.startswith("int"))
+
+    assert router.routes == {Route("0.0.0.0/0", "10.0.0.7", inside)}
+
+
 def test_router_without_source_nat_still_turns_its_own_around() -> None:
     rows = small()
     rows.routers[0] = rows.routers[0]._replace(enable_snat=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +106,36 @@ def test_name_servers_of_the_subnet_are_announced() -> None:
 
     assert found is not None
     assert "RDNSS 2001:db8::53 {" in found.config
+
+
+@pytest.mark.skipif(shutil.which("radvd") is None, reason="needs radvd")
+@pytest.mark.parametrize(
+    ("domain", "announced"),
+    [
+        *[
+            (word, False)
+            for word in ("on", "prefix", "infinity", "clients", "123", "10.0", "AdvLinkMTU", "UnicastOnly")
+        ],
+        *[(word, True) for word in ("lan", "ignore", "1.2.3.4", "prefix.example.org", "5.example.org", "a-b.c")],
+    ],
+)
+def test_radvd_takes_every_domain_that_is_announced(domain: str, announced: bool, tmp_path: Path) -> None:
+    router = planned(dual("slaac")[0]).routers[uid(4, 1)]
+    legs = tuple(
+        replace(leg, advertisement=replace(leg.advertisement, domain=domain)) if leg.advertisement else leg
+        for leg in router.interfaces
+    )
+    found = radvd_files(replace(router, interfaces=legs))
+    assert found is not None
+    config = tmp_path / "radvd.conf"
+    config.write_text(found.config)
+
+    done = subprocess.run(
+        ["radvd", "--configtest", "-C", str(config), "-m", "stderr"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (f"DNSSL {domain} " in found.config) is announced
 
 
 def test_dnsmasq_hands_out_addresses_of_both_versions() -> None:

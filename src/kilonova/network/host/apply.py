@@ -150,8 +150,9 @@ class KernelHost:
                 done.append(f"{name}: {', '.join(str(what) for what in (change, drift) if what)}")
         held = self._configure_vpns(plan, look, failures, done)
         self._services(plan, look, failures, done)
-        self._announcements(plan, look, failures, done)
         forgotten = self._forget(switch, plan, flows, held, failures)
+        # Afterwards: no address is held by what is announced.
+        self._announcements(plan, look, failures, done)
         for name in stale:
             with _catching(failures, ""):
                 end_daemons(name)
