@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, true, update
@@ -283,7 +283,16 @@ def _checked_routes(tx: Connection, router_id: str, routes: Sequence[Mapping[str
             raise BadRequest(f"routes: the nexthop {hop} is not connected with router {router_id}.")
         if str(hop) in own:
             raise BadRequest(f"routes: the nexthop {hop} is used by router {router_id} itself.")
+        if any(hop in (network.network_address, network.broadcast_address) for network in near if _has_edges(network)):
+            raise BadRequest(f"routes: the nexthop {hop} is no host's address.")
+        if ip_network(route["destination"]) in near:
+            raise BadRequest(f"routes: {route['destination']} is connected with router {router_id}: it needs no route.")
     return checked
+
+
+def _has_edges(network: IPv4Network | IPv6Network) -> bool:
+    """Whether its first and last address mean all of it, as in IPv4; /31 and /32 have none (RFC 3021)."""
+    return network.version == 4 and network.prefixlen < 31
 
 
 def _remove(tx: Connection, context: Context, router_id: str) -> str | None:

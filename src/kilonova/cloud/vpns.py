@@ -45,13 +45,14 @@ async def find(cloud: Cloud, context: Context) -> list[Document]:
 
     An administrator sees all of them, others their own.
     """
-    return await cloud.store.read(documents, None if context.is_admin else context.project_id or "")
+    found = await cloud.store.read(documents, None if context.is_admin else context.project_id or "")
+    return [_seen_by(context, item) for item in found]
 
 
 async def show(cloud: Cloud, context: Context, project_id: str) -> Document:
     """One of them, with its clients. Raises `NotFound`, `Forbidden`."""
     _check(context, project_id)
-    return await cloud.store.read(_show, project_id)
+    return _seen_by(context, await cloud.store.read(_show, project_id))
 
 
 async def run(cloud: Cloud, context: Context, project_id: str) -> Document:
@@ -63,7 +64,7 @@ async def run(cloud: Cloud, context: Context, project_id: str) -> Document:
     _check(context, project_id)
     made = await cloud.store.write(_run, cloud.config, project_id)
     await cloud.wake_networks([made["host"]], context)
-    return made
+    return _seen_by(context, made)
 
 
 async def spawn(cloud: Cloud, context: Context) -> Document:
@@ -117,6 +118,11 @@ async def revoke(cloud: Cloud, context: Context, project_id: str, user_name: str
     names, hosts = await cloud.store.write(unit)
     await cloud.wake_networks(hosts, context)
     return names
+
+
+def _seen_by(context: Context, item: Document) -> Document:
+    """On which host a router is, only an administrator is told."""
+    return item if context.is_admin else item | {"host": None}
 
 
 def _check(context: Context, project_id: str) -> None:

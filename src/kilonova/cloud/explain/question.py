@@ -47,6 +47,8 @@ class Question:
 
 def parse_traffic(text: str) -> Traffic:
     """`80/tcp`, `53/udp`, `icmp`, or another protocol's name or number. Raises `BadRequest` naming the field."""
+    if not text.isascii():  # what Unicode calls a digit need not be a number
+        raise BadRequest(f"traffic: '{text}' is not PORT/PROTOCOL such as 80/tcp, 53/udp, or icmp.")
     first, separator, second = text.strip().lower().partition("/")
     port_text, name = (first, second) if separator else ("", first)
     if separator and not first.isdigit() and second.isdigit():

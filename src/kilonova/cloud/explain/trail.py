@@ -78,6 +78,8 @@ class Trail:
         failure = sight.failure(*owners)
         if not visible:
             found, failure = ["it is not as planned"], ""
+        if failure and self.snapshot.project_id is not None:
+            failure = "its log says why"  # of commands and files on the host
         why = found[0] + (f" (the agent failed: {failure})" if failure else "")
         # All planned rules are there: what those that somebody added do to the packet, nobody can tell.
         surely = len(found) > len(different) or any(item.key not in ("foreign", "order") for item in different)
@@ -102,7 +104,9 @@ class Trail:
         heard = f"its last heartbeat was {service.age_s:.0f} s ago"
         if not service.alive:
             return f"{agent} is dead: {heard}, and no change since then is applied", "kilonova up"
-        return f"{agent} does not answer ({heard}): {sight.silence}", "kilonova status"
+        # What the bus says of it names the host.
+        why = f": {sight.silence}" if self.snapshot.project_id is None else ""
+        return f"{agent} does not answer ({heard}){why}", "kilonova status"
 
     # -------------------------------------------------------------------------------------------- words
     def host(self, name: str) -> str:

@@ -125,3 +125,9 @@ async def test_a_router_does_not_take_the_addresses_outside(member: Caller, oper
     await member.refused("POST", "/routers", gateway(200), status=400)
     await member.refused("POST", "/routers", gateway(2), status=403)
     await member.ask("POST", "/routers", gateway(1), status=201)
+
+
+@pytest.mark.parametrize("traffic", ["\N{SUPERSCRIPT TWO}/tcp", "80/\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT SIX}"])
+async def test_what_is_no_ascii_number_is_no_traffic(member: Caller, traffic: str) -> None:
+    body = {"explanation": {"source": "10.0.0.3", "destination": "outside", "traffic": traffic}}
+    assert "traffic" in await member.refused("POST", "/kilonova/explanations", body, status=400)

@@ -90,6 +90,9 @@ async def test_a_wrong_port_is_refused_by_its_field(
     [
         ([{"destination": "10.5.0.0/16", "nexthop": "10.9.9.9"}], "10.9.9.9"),
         ([{"destination": "10.5.0.0/16", "nexthop": "10.0.0.1"}], "10.0.0.1"),
+        ([{"destination": "10.5.0.0/16", "nexthop": "10.0.0.255"}], "10.0.0.255"),
+        ([{"destination": "10.5.0.0/16", "nexthop": "10.0.0.0"}], "10.0.0.0"),
+        ([{"destination": "10.0.0.0/24", "nexthop": "10.0.0.9"}], "10.0.0.0/24"),
         ([{"destination": "10.5.0.0/33", "nexthop": "10.0.0.9"}], "routes"),
         ([{"destination": "fd00::/64", "nexthop": "10.0.0.9"}], "routes"),
         ([{"destination": "10.5.0.0/16", "nexthop": "10.0.0.9"}] * 2, "twice"),

@@ -277,3 +277,15 @@ async def test_a_projects_network_goes_with_its_vpn_and_clients(running: Cloud, 
     left = [await count(running, table) for table in (vpns, vpn_clients, addresses)]
     assert left[:2] == [0, 0]
     assert (await member.ask("GET", VPNS))["vpns"] == []
+
+
+async def test_which_host_serves_a_vpn_only_an_administrator_is_told(
+    running: Cloud, member: Caller, operator: Caller
+) -> None:
+    answers = [
+        (await member.ask("POST", VPNS, {"vpn": {}}, status=201))["vpn"],
+        (await member.ask("GET", MINE))["vpn"],
+        *(await member.ask("GET", VPNS))["vpns"],
+    ]
+    assert [answer["host"] for answer in answers] == [None] * 3
+    assert (await operator.ask("GET", MINE))["vpn"]["host"]
