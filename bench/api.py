@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import report
@@ -51,7 +52,7 @@ class Bench:
         answers = []
         for number in range(self.n(count)):
             self.check_time()
-            answers.append(timed(times, lambda number=number: work(number)))
+            answers.append(timed(times, partial(work, number)))
         cpu_ms = 1000 * (self.cloud.cpu_s() - used) / len(times)
         self.figures.append(latencies(name, times, bar_ms, cpu_ms=round(cpu_ms, 2)))
         return answers
@@ -184,7 +185,7 @@ def compute(bench: Bench) -> None:
     accepted: list[float] = []
 
     def boot(number: int) -> str:
-        server = timed(accepted, lambda: make(client, number))
+        server: str = timed(accepted, lambda: make(client, number))
         wait_active(client, server)
         return server
 
@@ -252,12 +253,12 @@ def image(bench: Bench) -> None:
     client = bench.client
     attributes = {"name": "bench", "disk_format": "raw", "container_format": "bare"}
     ids = bench.each("image create", 60, lambda _: client.call("POST", f"{IMAGE}/images", attributes)["id"])
-    octets = {"Content_Type": "application/octet-stream"}
+    octets = "application/octet-stream"
     fresh = iter([*ids, client.call("POST", f"{IMAGE}/images", attributes)["id"]])
     bench.each(
         "image upload, 4 KiB",
         60,
-        lambda _: client.call("PUT", f"{IMAGE}/images/{next(fresh)}/file", bytes(4096), **octets),
+        lambda _: client.call("PUT", f"{IMAGE}/images/{next(fresh)}/file", bytes(4096), Content_Type=octets),
     )
     bench.each("image list, 25 images", 60, lambda _: client.call("GET", f"{IMAGE}/images"))
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import report
@@ -60,8 +61,8 @@ def servers(client: Client, image_file: Path | None) -> Callable[[str], str]:
 
     def make(name: str) -> str:
         server = {"name": name, "flavorRef": flavor, "imageRef": image, "networks": "auto"}
-        headers = {"OpenStack_API_Version": "compute 2.37"}
-        return str(client.call("POST", f"{COMPUTE}/servers", {"server": server}, **headers)["server"]["id"])
+        made = client.call("POST", f"{COMPUTE}/servers", {"server": server}, OpenStack_API_Version="compute 2.37")
+        return str(made["server"]["id"])
 
     return make
 
@@ -73,12 +74,12 @@ def boots(client: Client, make: Callable[[str], str], driver: str, runs: int, gi
         if time.monotonic() > give_up:
             raise TimeoutError("the benchmark's own time limit is over: use fewer --runs")
         began = time.perf_counter()
-        server = timed(accepted, lambda number=number: make(f"bench-{number}"))
-        until(lambda server=server: status(client, server) == "ACTIVE", timeout_s=60, every_s=0.003, what="ACTIVE")
+        server = timed(accepted, partial(make, f"bench-{number}"))
+        until(partial(_is, client, server, "ACTIVE"), timeout_s=60, every_s=0.003, what="ACTIVE")
         (active if number else first).append(time.perf_counter() - began)  # the first one also makes its network
         began = time.perf_counter()
         client.call("DELETE", f"{COMPUTE}/servers/{server}")
-        until(lambda server=server: status(client, server) is None, timeout_s=60, every_s=0.003, what="gone")
+        until(partial(_is, client, server, None), timeout_s=60, every_s=0.003, what="gone")
         gone.append(time.perf_counter() - began)
     return [
         latencies(f"{driver}: first server of a project to ACTIVE", first),
@@ -95,6 +96,10 @@ def status(client: Client, server: str) -> str | None:
     if code != 200 or document["server"]["status"] == "ERROR":
         raise Failed(f"server {server}: {document}")
     return str(document["server"]["status"])
+
+
+def _is(client: Client, server: str, wanted: str | None) -> bool:
+    return status(client, server) == wanted
 
 
 def until_http(cloud: Cloud, client: Client, make: Callable[[str], str]) -> Figure:

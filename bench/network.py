@@ -14,8 +14,9 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import address_costs
 import many
@@ -41,7 +42,7 @@ class Options:
     give_up: Callable[[], bool]
 
 
-Part = Callable[[Options], Awaitable[list[Figure]]]
+Part = Callable[[Options], Coroutine[Any, Any, list[Figure]]]
 
 
 async def ports(options: Options) -> list[Figure]:
@@ -112,7 +113,7 @@ async def paths(options: Options) -> list[Figure]:
                     )
                     for cost, bar in zip(costs[1:], bars[1:], strict=True):
                         ratio = round(cost.ratio, 3)
-                        extra = {"ns": round(cost.ns), "base_ns": round(costs[0].ns)}
+                        extra: dict[str, float] = {"ns": round(cost.ns), "base_ns": round(costs[0].ns)}
                         name = f"{cost.name} : {costs[0].name}"
                         figures.append(Figure(name, "x", cost.turns, ratio, ratio, bar, extra=extra))
                 for path in (bridge, routed, few, many, floating):
@@ -136,6 +137,7 @@ async def first(options: Options) -> list[Figure]:
                 network = host.networks[-1]
                 began = time.perf_counter()
                 await host.call("realise", network_id=network)
+                assert host.agent._last is not None
                 plan = host.agent._last.plan
                 service = plan.services[network]
                 router = next(

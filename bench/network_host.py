@@ -72,9 +72,16 @@ class Host:
         """Rows of ports bound to this host, in the default group of a project."""
 
         def rows(tx: Any) -> list[MadePort]:
-            values = {"network_id": self.networks[project], "project_id": self.projects[project]}
             return [
-                make_port(tx, **values, host=HOST, vif=vif, device_owner="compute:nova", device_id=new_id())
+                make_port(
+                    tx,
+                    network_id=self.networks[project],
+                    project_id=self.projects[project],
+                    host=HOST,
+                    vif=vif,
+                    device_owner="compute:nova",
+                    device_id=new_id(),
+                )
                 for _ in range(number)
             ]
 

@@ -53,8 +53,8 @@ def bare() -> Iterator[list[Path]]:
 async def pair(host: Host, name: str, guests: list[str]) -> tuple[Path, MadePort]:
     """Two guests of a project's default group and the way between them; namespaces are added to `guests`."""
     made = await host.ports(2, vif="veth")
-    ends = [await _guest(host, port, guests) for port in made]
-    return Path(name, *ends, address_of(made[1])), made[1]
+    source, target = [await _guest(host, port, guests) for port in made]
+    return Path(name, source, target, address_of(made[1])), made[1]
 
 
 async def floating(host: Host, port: MadePort, guest: str) -> Path:

@@ -55,10 +55,9 @@ def small_image(admin: Client) -> str:
 def make_server(tenant: Tenant, flavor: str, image: str, name: str = "bench") -> str:
     """Asked for; the first one of a project makes its network on the way."""
     server = {"name": name, "flavorRef": flavor, "imageRef": image, "networks": "auto"}
-    headers = {"OpenStack_API_Version": "compute 2.37"}
-    made = tenant.client.call("POST", f"{COMPUTE}/servers", {"server": server}, **headers)["server"]["id"]
-    tenant.servers.append(made)
-    return str(made)
+    made = tenant.client.call("POST", f"{COMPUTE}/servers", {"server": server}, OpenStack_API_Version="compute 2.37")
+    tenant.servers.append(made["server"]["id"])
+    return tenant.servers[-1]
 
 
 def wait_active(tenant: Tenant, *, timeout_s: float) -> None:

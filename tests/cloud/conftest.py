@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from running import RunningCloud
+from .running import RunningCloud
 
 MakeCloud = Callable[[str, str], RunningCloud]
 

@@ -7,10 +7,12 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
-from running import RunningCloud, until
+
+from .running import RunningCloud, until
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +183,7 @@ def test_every_type_of_network_is_made_and_chosen_and_shown_with_reasons(cloud: 
     assert "has no network" in refused(cloud, "network", "release", names[0])
     assert "nothing" in refused(cloud, "network", "release", "nothing")
     for name in ("bv7000", "br-lan"):
-        until(f"{name} is deleted", lambda name=name: not cloud.kilonova("net", "del", name, check=False).returncode)
+        until(f"{name} is deleted", partial(_deleted, cloud, name))
     assert not {"10.70.0.0/24", "10.71.0.0/24"} & set(pool(cloud))
 
 
@@ -293,3 +295,7 @@ def test_an_administrator_takes_a_network_host_out_and_in_again(cloud: RunningCl
     cloud.openstack("network", "agent", "set", "--enable", agent["ID"])
     until("the network is placed", host)
     user.network.delete_network(network)
+
+
+def _deleted(cloud: RunningCloud, name: str) -> bool:
+    return not cloud.kilonova("net", "del", name, check=False).returncode

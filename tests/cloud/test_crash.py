@@ -13,11 +13,12 @@ from contextlib import closing, suppress
 from typing import Any
 
 import pytest
-from conftest import MakeCloud
 from keystoneauth1.exceptions import ClientException
 from openstack.connection import Connection
 from openstack.exceptions import SDKException
-from running import RunningCloud, until
+
+from .conftest import MakeCloud
+from .running import RunningCloud, until
 
 ROUNDS = 20
 GUESTS_PER_ROUND = 4

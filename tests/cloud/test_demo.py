@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY, free_port
+
+from .running import ROOT, TINY, free_port
 
 
 def lines_to_copy(said: str) -> list[str]:

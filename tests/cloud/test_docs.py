@@ -14,10 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import need_root
-from running import PROGRAMS, ROOT, RunningCloud, free_port, run_program
 
 from kilonova.cli.main import kilonova
+
+from .conftest import need_root
+from .running import PROGRAMS, ROOT, RunningCloud, free_port, run_program
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"(sudo |[A-Z_]+=\S+ |[a-z_]+=\$\()*(kilonova|openstack|curl|ip|nft|make|source|\S*/python)\b")

@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from conftest import MakeCloud
-from running import RunningCloud, until
-
 from kilonova.service.state import StateDirectory
+
+from .conftest import MakeCloud
+from .running import RunningCloud, until
 
 GONE = "11111111-2222-4333-8444-555555555555"
 

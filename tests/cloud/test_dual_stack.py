@@ -6,7 +6,8 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
-from running import RunningCloud
+
+from .running import RunningCloud
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from typing import Any
 
-from running import PROGRAMS, RunningCloud, run_program, until
+from .running import PROGRAMS, RunningCloud, run_program, until
 
 
 def run(cloud: RunningCloud, name: str, *argv: str) -> subprocess.CompletedProcess[str]:

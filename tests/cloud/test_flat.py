@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import MakeCloud
 from openstack.connection import Connection
-from running import RunningCloud, until
+
+from .conftest import MakeCloud
+from .running import RunningCloud, until
 
 LANS = {"flat": ("physnet2", "br-lan", "192.0.2.0/25", "192.0.2.1"),
         "flat-dhcp": ("physnet3", "br-lan3", "192.0.2.128/25", "192.0.2.129")}  # fmt: skip

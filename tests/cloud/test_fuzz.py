@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import MakeCloud
-from running import PROGRAMS, ROOT, run_program
+
+from .conftest import MakeCloud
+from .running import PROGRAMS, ROOT, run_program
 
 EXAMPLES = 12
 APIS = ("identity", "compute", "network", "image")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from typing import Any
 
 import pytest
-from conftest import MakeCloud
 from openstack.connection import Connection
-from running import RunningCloud, until
+
+from .conftest import MakeCloud
+from .running import RunningCloud, until
 
 SLAAC = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
 STATEFUL = {"ipv6_ra_mode": "dhcpv6-stateful", "ipv6_address_mode": "dhcpv6-stateful"}
@@ -88,7 +90,7 @@ def test_light_guests_reach_each_other_by_every_kind_of_ipv6_address(light_sandb
         target = sixth(two, network)
         until(
             f"ping to {target} of {network.name}",
-            lambda target=target: in_guest(light_sandbox, one, "ping", "-6", "-c1", "-W1", target).returncode == 0,
+            partial(_pings, light_sandbox, one, target),
         )
 
 
@@ -116,4 +118,8 @@ def test_a_virtual_machine_has_its_addresses_of_slaac_and_of_dhcpv6(make_cloud: 
     assert not server.has_config_drive, "it learns its DHCPv6 address by HTTP"
     for network in networks:
         address = sixth(server, network)
-        until(f"{address} of {network.name} in the guest", lambda address=address: told(address), 90)
+        until(f"{address} of {network.name} in the guest", partial(told, address), 90)
+
+
+def _pings(cloud: RunningCloud, server: Any, address: str) -> bool:
+    return in_guest(cloud, server, "ping", "-6", "-c1", "-W1", address).returncode == 0

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from running import RunningCloud
+from .running import RunningCloud
 
 
 def test_copies_are_what_was_uploaded(simulated: RunningCloud, tmp_path: Path) -> None:

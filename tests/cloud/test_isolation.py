@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from running import RunningCloud, until
+
+from .running import RunningCloud, until
 
 COMPUTE, NETWORK, IMAGES = "/compute/v2.1", "/network/v2.0", "/image/v2/images"
 PLURALS = {

@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MakeCloud
-from running import RunningCloud, free_port, until
+
+from .conftest import MakeCloud
+from .running import RunningCloud, free_port, until
 
 
 def test_a_simulated_cloud_needs_no_root_and_answers_when_up_returns(make_cloud: MakeCloud) -> None:

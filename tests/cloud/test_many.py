@@ -9,13 +9,15 @@ import subprocess
 import uuid
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeCloud
 from openstack.connection import Connection
-from running import RunningCloud, until
+
+from .conftest import MakeCloud
+from .running import RunningCloud, until
 
 PROJECTS, GUESTS = 5, 4
 REMEMBERED = {"operations", "instance_actions", "instance_action_events", "revocations", "reusable_addresses"}
@@ -31,12 +33,12 @@ def test_guests_of_several_projects_get_leases_and_reach_their_own_alone(light_s
 
     prefix = _prefix(light_sandbox)
     for _, server in guests:
-        until(f"lease of {server}", lambda server=server: addresses[server] in _inside(prefix, server, "ip", "addr"))
+        until(f"lease of {server}", partial(_has_address, prefix, server, addresses[server]))
 
     for number, (member, source) in enumerate(guests):
         own = next(server for other, server in guests if other is member and server != source)
         stranger = guests[(number + 1) % PROJECTS][1]
-        until(f"answer of {own} to {source}", lambda own=own, source=source: _pings(prefix, source, addresses[own]))
+        until(f"answer of {own} to {source}", partial(_pings, prefix, source, addresses[own]))
         assert not _pings(prefix, source, addresses[stranger])
     for member, server in guests:
         member.compute.delete_server(server)
@@ -147,6 +149,10 @@ def _prefix(cloud: RunningCloud) -> str:
 
 def _inside(prefix: str, server: str, *argv: str) -> str:
     return _run("ip", "netns", "exec", f"{prefix}-g-{server[:11]}", *argv)
+
+
+def _has_address(prefix: str, server: str, address: str) -> bool:
+    return address in _inside(prefix, server, "ip", "addr")
 
 
 def _pings(prefix: str, server: str, address: str) -> bool:

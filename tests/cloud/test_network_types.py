@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from openstack.connection import Connection
-from running import RunningCloud, until
+
+from .running import RunningCloud, until
 
 
 def guest_says(cloud: RunningCloud, server: Any, *words: str) -> str:

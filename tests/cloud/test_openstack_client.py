@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import RunningCloud
+
+from .running import RunningCloud
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need_root
-from running import PROGRAMS, RunningCloud, run_program, until
 
 from kilonova.network.host import namespaces
 from kilonova.network.host.links import Links
 from kilonova.network.layout import Link, VlanTag
+
+from .conftest import need_root
+from .running import PROGRAMS, RunningCloud, run_program, until
 
 MACHINE, OUTSIDE = "kntest-machine", "kntest-isp"
 NICS = {"eth1": "eth0", "eth2": "trunk", "eth3": "underlay"}

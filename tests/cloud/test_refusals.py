@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from conftest import MakeCloud
 from openstack.connection import Connection
-from running import RunningCloud
+
+from .conftest import MakeCloud
+from .running import RunningCloud
 
 
 class Api:

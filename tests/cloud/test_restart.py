@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
-
-from conftest import MakeCloud
-from running import until
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 from host.network.traffic import Pings, Stream
+
+from .conftest import MakeCloud
+from .running import until
 
 
 def test_kill_and_restart_lose_no_ping_and_no_byte(make_cloud: MakeCloud) -> None:
@@ -50,8 +46,10 @@ def test_kill_and_restart_lose_no_ping_and_no_byte(make_cloud: MakeCloud) -> Non
         assert flows[0].whole() > 0
         assert [ping.lost() for ping in pings] == [0, 0]
     finally:
-        for each in (*flows, *pings):
-            each.close()
+        for flow in flows:
+            flow.close()
+        for ping in pings:
+            ping.close()
 
 
 def _replies(namespace: str, address: str) -> bool:

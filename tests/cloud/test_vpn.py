@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import RunningCloud, until
-from test_admin_commands import AsUser, refused, told
 
 from kilonova.network.host import namespaces, wireguard
+
+from .running import RunningCloud, until
+from .test_admin_commands import AsUser, refused, told
 
 
 @dataclass

@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from unit.compute.test_driver_conformance import DriverConformance, Guest, directory_leftovers, guest  # noqa: F401
 
 from kilonova.compute.config_drive import write_config_drive, write_config_files
 from kilonova.compute.driver import Driver, GuestSpec, NicSpec, PowerState
@@ -33,9 +33,6 @@ from kilonova.ids import InstanceId, PortId, new_id
 from kilonova.metadata import InstanceMetadata, Interface, InterfaceAddress, Route, config_drive_files
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "unit" / "compute"))
-
-from test_driver_conformance import Bench, DriverConformance, Guest, directory_leftovers, guest  # noqa: E402, F401
 
 PREFIX = f"c{os.getpid() % 4096:x}"
 """Of this process, so that two runs on one machine do not meet."""
@@ -217,8 +214,8 @@ class QemuBench(HostBench):
 
 
 @pytest.fixture
-def bench(request: pytest.FixtureRequest, wire: Wire, tmp_path: Path) -> Bench:
-    made: Bench = request.cls.bench_class(wire, tmp_path)
+def bench(request: pytest.FixtureRequest, wire: Wire, tmp_path: Path) -> HostBench:
+    made: HostBench = request.cls.bench_class(wire, tmp_path)
     return made
 
 
@@ -260,33 +257,35 @@ def big_image(tmp_path: Path) -> Path:
 class TestNamespaceDriver(DriverConformance):
     bench_class = NamespaceBench
 
-    async def test_guest_gets_its_address_and_serves(self, guest: Guest) -> None:
+    async def test_guest_gets_its_address_and_serves(self, bench: HostBench, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
-        assert (await serves(guest.bench, 30)).strip() == "light"
+        assert (await serves(bench, 30)).strip() == "light"
         assert "lease eth0 10.9.0.3/24" in await guest.driver.console(guest.id)
         assert "mtu=1400" in await guest.driver.console(guest.id)
 
-    async def test_second_interface_is_configured_as_the_config_drive_says(self, guest: Guest) -> None:
-        nic, address = guest.bench.wire.plug("veth", known=False)
-        directory = GuestDirectory(guest.bench.state_dir, guest.id)
+    async def test_second_interface_is_configured_as_the_config_drive_says(
+        self, bench: HostBench, guest: Guest
+    ) -> None:
+        nic, address = bench.wire.plug("veth", known=False)
+        directory = GuestDirectory(bench.state_dir, guest.id)
         directory.make()
         write_config_files(directory.config_files, told_document(guest, nic, address))
         nics = (*guest.spec.nics, nic)
         await guest.driver.create(msgspec.structs.replace(guest.spec, config_drive=directory.config_files, nics=nics))
-        assert (await serves(guest.bench, 30, address)).strip() == "told"
-        assert (await serves(guest.bench, 30, "[fd09::5]")).strip() == "told"
-        assert (await serves(guest.bench, 30)).strip() == "told"
+        assert (await serves(bench, 30, address)).strip() == "told"
+        assert (await serves(bench, 30, "[fd09::5]")).strip() == "told"
+        assert (await serves(bench, 30)).strip() == "told"
         namespace = f"{PREFIX}-g-{guest.id[:11]}"
         shown = ip("-n", namespace, "route") + ip("-n", namespace, "link", "show", "eth1")
         assert "10.10.0.0/24 via 10.9.0.1 dev eth1 metric 1 onlink" in shown
         assert "mtu 1390" in shown
         await guest.driver.reboot(guest.id, hard=False, timeout_s=10)
-        assert (await serves(guest.bench, 30, address)).strip() == "told"
+        assert (await serves(bench, 30, address)).strip() == "told"
 
-    async def test_soft_reboot_keeps_the_interface(self, guest: Guest) -> None:
+    async def test_soft_reboot_keeps_the_interface(self, bench: HostBench, guest: Guest) -> None:
         await guest.boot()
         await guest.driver.reboot(guest.id, hard=False, timeout_s=10)
-        assert (await serves(guest.bench, 30)).strip() == "light"
+        assert (await serves(bench, 30)).strip() == "light"
 
     async def test_stopped_guest_has_no_namespace(self, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
@@ -309,9 +308,9 @@ class TestNamespaceDriver(DriverConformance):
 class TestQemuDriver(DriverConformance):
     bench_class = QemuBench
 
-    async def test_process_has_no_rights_and_a_full_sandbox(self, guest: Guest) -> None:
+    async def test_process_has_no_rights_and_a_full_sandbox(self, bench: HostBench, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
-        process = GuestDirectory(guest.bench.state_dir, guest.id).load_process()
+        process = GuestDirectory(bench.state_dir, guest.id).load_process()
         assert process is not None
         status = process_status(process.pid)
         assert "0" not in status["Uid"].split()
@@ -319,23 +318,23 @@ class TestQemuDriver(DriverConformance):
         assert int(status["CapEff"], 16) == 0
         assert status["Seccomp"] == "2"
 
-    async def test_guest_boots_from_its_disk_and_serves(self, guest: Guest) -> None:
+    async def test_guest_boots_from_its_disk_and_serves(self, bench: HostBench, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
-        assert await serves(guest.bench, 60)
+        assert await serves(bench, 60)
 
-    async def test_lost_disk_is_said_and_never_replaced(self, guest: Guest) -> None:
+    async def test_lost_disk_is_said_and_never_replaced(self, bench: HostBench, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
         await guest.driver.shutdown(guest.id, 0.0)
-        disk = GuestDirectory(guest.bench.state_dir, guest.id).disk
+        disk = GuestDirectory(bench.state_dir, guest.id).disk
         disk.unlink()
         for again in (guest.driver.create(guest.spec), guest.driver.start(guest.id)):
             with pytest.raises(CommandFailed, match=str(disk)):
                 await again
         assert not disk.exists()
 
-    async def test_guest_whose_number_was_not_noted_is_found(self, guest: Guest) -> None:
+    async def test_guest_whose_number_was_not_noted_is_found(self, bench: HostBench, guest: Guest) -> None:
         await guest.driver.create(guest.spec)
-        GuestDirectory(guest.bench.state_dir, guest.id).save_process(None)
+        GuestDirectory(bench.state_dir, guest.id).save_process(None)
         await guest.renew_driver()
         assert await guest.state() == PowerState.RUNNING
 
@@ -355,26 +354,28 @@ class TestQemuDriver(DriverConformance):
         with pytest.raises(BadRequest, match="3 GB"):
             await guest.driver.create(msgspec.structs.replace(guest.spec, image=big_image, disk_gb=1))
 
-    async def test_guest_with_a_config_drive_sees_it(self, guest: Guest) -> None:
-        directory = GuestDirectory(guest.bench.state_dir, guest.id)
+    async def test_guest_with_a_config_drive_sees_it(self, bench: HostBench, guest: Guest) -> None:
+        directory = GuestDirectory(bench.state_dir, guest.id)
         directory.make()
         document = InstanceMetadata(guest.id, "driven", "driven", "p")
         write_config_drive(directory.config_drive, config_drive_files(document))
         guest.spec = msgspec.structs.replace(guest.spec, config_drive=directory.config_drive, nics=())
-        guest.bench.ready_word = "hostname driven"
+        bench.ready_word = "hostname driven"
         await guest.boot()
 
-    async def test_second_interface_is_configured_as_the_config_drive_says(self, guest: Guest) -> None:
-        nic, address = guest.bench.wire.plug("tap", known=False)
-        directory = GuestDirectory(guest.bench.state_dir, guest.id)
+    async def test_second_interface_is_configured_as_the_config_drive_says(
+        self, bench: HostBench, guest: Guest
+    ) -> None:
+        nic, address = bench.wire.plug("tap", known=False)
+        directory = GuestDirectory(bench.state_dir, guest.id)
         directory.make()
         write_config_drive(directory.config_drive, told_document(guest, nic, address))
         nics = (*guest.spec.nics, nic)
         await guest.driver.create(msgspec.structs.replace(guest.spec, config_drive=directory.config_drive, nics=nics))
-        assert (await serves(guest.bench, 60, address)).strip() == "told"
-        assert (await serves(guest.bench, 30, "[fd09::5]")).strip() == "told"
-        assert (await serves(guest.bench, 30)).strip() == "told"
-        info = await asyncio.to_thread(guest.bench.wire.fetch, f"{address}", 80, "cgi-bin/info")
+        assert (await serves(bench, 60, address)).strip() == "told"
+        assert (await serves(bench, 30, "[fd09::5]")).strip() == "told"
+        assert (await serves(bench, 30)).strip() == "told"
+        info = await asyncio.to_thread(bench.wire.fetch, f"{address}", 80, "cgi-bin/info")
         assert {"mtu: eth0 1400", "mtu: eth1 1390", "resolv: nameserver 10.9.0.53"} <= set(str(info).splitlines())
         assert f"address: eth1 {address}/24" in str(info)
         assert "route: 10.10.0.0/24 via 10.9.0.1 dev eth1" in str(info)

@@ -39,8 +39,8 @@ class Scene:
         if member:
             roles = frozenset({"member"})
             context = Context(request_id=new_request_id(), project_id=ProjectId(member), roles=roles)
-        ends = [end.instance_id if isinstance(end, Guest) else end for end in (source, destination)]
-        return await explain(cloud, context, Question(*ends, parse_traffic(traffic), **more))
+        start, end = (each.instance_id if isinstance(each, Guest) else each for each in (source, destination))
+        return await explain(cloud, context, Question(start, end, parse_traffic(traffic), **more))
 
     async def arrives(self, source: str | Guest, destination: str | Guest, traffic: str = "icmp") -> dict[str, Any]:
         found = await self.ask(source, destination, traffic)

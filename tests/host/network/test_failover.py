@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ async def rack(fabric: Fabric, request: pytest.FixtureRequest) -> AsyncIterator[
     floating = await first.floating_ip(public, 50, guest)
     await fabric.look()
     for world in fabric.hosts:
-        await until(lambda world=world: _progress(world, "guarded"), f"the switch of {world.name} is armed")
+        await until(partial(_progress, world, "guarded"), f"the switch of {world.name} is armed")
     failover = Failover(first.store, first.bus, quick(first.config))
     await failover.start()
     try:

@@ -255,9 +255,7 @@ async def test_change_of_a_group_is_one_transaction_of_that_group_alone(
     server = await world.guest(network, 3, [group])
     bystanders = [await world.guest(network, offset, [other]) for offset in (4, 5)]
     assert pings(bystanders[0].namespace, bystanders[1].address)
-    sent: list[str] = []
-    run = Nft.run
-    monkeypatch.setattr(Nft, "run", lambda nft, commands: (sent.append(commands), run(nft, commands))[1])
+    sent = _sent(monkeypatch)
     before = inspect_namespace(world.switch)
     counters = _counters(world, bystanders[0])
 
@@ -285,9 +283,7 @@ async def test_new_member_is_one_element_of_the_remote_group_and_its_own(
     for offset in range(3, 9):
         await world.port(network, offset, [group])
     await world.look()
-    sent: list[str] = []
-    run = Nft.run
-    monkeypatch.setattr(Nft, "run", lambda nft, commands: (sent.append(commands), run(nft, commands))[1])
+    sent = _sent(monkeypatch)
 
     newcomer = await world.port(network, 20, [group])
     await world.look()
@@ -411,6 +407,19 @@ def _flows(world: World, bridge: str) -> set[Flow]:
             return set(table.flows([Cut(zone)]))
 
     return namespaces.run_inside(world.switch, look)
+
+
+def _sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is sent to nft from now on."""
+    sent: list[str] = []
+    run = Nft.run
+
+    def record(nft: Nft, commands: str) -> None:
+        sent.append(commands)
+        run(nft, commands)
+
+    monkeypatch.setattr(Nft, "run", record)
+    return sent
 
 
 def _counters(world: World, guest: Guest) -> str:

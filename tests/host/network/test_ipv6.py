@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -33,7 +34,7 @@ async def test_guest_makes_its_address_of_the_prefix_and_is_routed_by_the_router
     await world.wire(second)
 
     for guest, address in ((first, addresses[0]), (second, addresses[1])):
-        until(lambda guest=guest, address=address: address in addresses6(guest), "address", 10)
+        until(partial(_has_address, guest, address), "address", 10)
         assert addresses6(guest) == {address}
     assert default_routes6(first) == {link_local(await _leg_mac(world, near.at(1)))}
     until(lambda: pings(first.namespace, addresses[1]), "way through the router", 10)
@@ -160,7 +161,7 @@ async def test_names_are_known_in_the_network_both_ways(world: World) -> None:
     await _static(world, network, subnet, 4, group, dns_name="db")
 
     for server in (network.address(2), "fd00:1::2"):
-        until(lambda server=server: "10.0.0.4" in lookup(guest, "db.example.org", server), "name", 5)
+        until(partial(_resolves, guest, server), "name", 5)
         assert "fd00:1::4" in lookup(guest, "db.example.org", server, "AAAA")
         assert "10.0.0.4" in lookup(guest, "guest-4.example.org", server)
         assert "db.example.org" in lookup(guest, "10.0.0.4", server, "")
@@ -281,6 +282,14 @@ async def _static(world: World, network: Network, subnet: Subnet6, offset: int, 
 async def _leg_mac(world: World, address: str) -> str:
     port_id = next(row["port_id"] for row in await world.rows(schema.addresses) if row["address"] == address)
     return str((await world.row(schema.ports, port_id))["mac"])
+
+
+def _has_address(guest: Guest, address: str) -> bool:
+    return address in addresses6(guest)
+
+
+def _resolves(guest: Guest, server: str) -> bool:
+    return "10.0.0.4" in lookup(guest, "db.example.org", server)
 
 
 def _mtu6(guest: Guest) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from kilonova.store import schema
 
-from .world import World, connects, pings, until
+from .world import Guest, World, connects, pings, until
 
 
 async def test_floating_address_reaches_the_guest_with_the_true_source(world: World) -> None:
@@ -115,7 +117,7 @@ async def test_equal_addresses_in_two_projects_do_not_meet(world: World) -> None
     await world.look()
 
     for first, second, floating, name in guests:
-        until(lambda guest=second: ":0050 " in guest.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout, "listener")
+        until(partial(_listens, second), "listener")
         assert connects(first.namespace, second.address, 80).strip() == name
         assert connects(world.outside, floating, 80).strip() == name
 
@@ -131,3 +133,7 @@ async def test_router_without_source_nat_lets_only_floating_addresses_out(world:
 
     assert not pings(first.namespace, "203.0.113.1")
     assert pings(second.namespace, "203.0.113.1")
+
+
+def _listens(guest: Guest) -> bool:
+    return ":0050 " in guest.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout

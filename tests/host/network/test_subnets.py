@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, insert
@@ -72,7 +73,7 @@ async def test_two_subnets_of_a_network_and_several_addresses_of_a_port(world: W
     other.run("ip", "route", "add", "default", "via", "10.7.0.1")
 
     for address in ("10.7.0.8", "10.7.0.9"):
-        until(lambda address=address: pings(one.namespace, address), f"{address} through the router", 5)
+        until(partial(pings, one.namespace, address), f"{address} through the router", 5)
     other.run("ip", "addr", "add", "10.7.0.10/24", "dev", "eth0")
     assert not pings(one.namespace, "10.7.0.10")
 

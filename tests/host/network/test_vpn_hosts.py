@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from sqlalchemy import select, update
@@ -61,7 +62,7 @@ async def test_a_router_that_another_host_takes_over_has_its_vpn_there(ending: F
     connect(dying, mine)
     assert reaches(mine, guest.address, 80) == mine.address
     for world in ending.hosts:
-        await until(lambda world=world: _progress(world, "guarded"), f"the switch of {world.name} is armed")
+        await until(partial(_progress, world, "guarded"), f"the switch of {world.name} is armed")
     failover = Failover(dying.store, dying.bus, quick(dying.config))
     await failover.start()
     try:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from itertools import count
@@ -91,10 +91,10 @@ class World:
             state_dir=directory / f"state-{name}",
             host=HostConfig(name=name, prefix=prefix, driver="namespace", **values),
         )
-        self.store = beside.store if beside else Store(self.config.database_url)
-        self.bus = beside.bus if beside else LocalBus()
+        self.store: Store = beside.store if beside else Store(self.config.database_url)
+        self.bus: LocalBus = beside.bus if beside else LocalBus()
         self.shares = beside is not None
-        self.numbers = beside.numbers if beside else count(101)
+        self.numbers: Iterator[int] = beside.numbers if beside else count(101)
         """VLAN ids, and the offsets of routers' public addresses."""
         self.agent = NetworkAgent(self.store, self.bus, self.config)
         self.guests: list[str] = []
@@ -418,6 +418,7 @@ def _popen(argv: Sequence[str]) -> subprocess.Popen[str]:
 
 def _network(
     tx: Connection,
+    /,
     network: Network,
     *,
     external: bool,
