@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -45,10 +44,3 @@ def run(
         end = f"exit {done.returncode}" if done.returncode > 0 else f"killed by signal {-done.returncode}"
         raise CommandFailed(f"{' '.join(argv)}: {end}: {words}")
     return done.stdout
-
-
-async def run_async(
-    argv: Sequence[str], *, stdin: str | None = None, timeout_s: float = 30.0, check: bool = True
-) -> str:
-    """`run` in a worker thread. A caller that is cancelled leaves the program running to its end or `timeout_s`."""
-    return await asyncio.to_thread(run, argv, stdin=stdin, timeout_s=timeout_s, check=check)

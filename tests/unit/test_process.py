@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilonova.errors import CommandFailed
-from kilonova.process import run, run_async
+from kilonova.process import run
 
 
 def test_the_output_is_returned() -> None:
@@ -68,9 +68,3 @@ def test_a_program_that_does_not_end_is_killed(tmp_path: Path) -> None:
         run([sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {program}"], timeout_s=0.5)
     assert time.monotonic() - began < 5
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
-
-
-async def test_it_runs_beside_the_event_loop() -> None:
-    assert await run_async(["cat"], stdin="a") == "a"
-    with pytest.raises(CommandFailed):
-        await run_async(["false"])

@@ -26,8 +26,6 @@ from sqlalchemy.exc import IntegrityError
 from kilonova.errors import AlreadyExists, BadRequest, NotFound
 from kilonova.store.schema import keypairs
 
-KEY_TYPES = ("ssh", "x509")
-
 
 @dataclass(frozen=True)
 class KeyMaterial:

@@ -13,10 +13,8 @@ from ipaddress import ip_interface
 
 from kilonova.config import HostConfig
 from kilonova.network.layout import FLOOD, Forward, Tunnel
+from kilonova.network.managers.wires import VXLAN_OVERHEAD
 from kilonova.network.rows import HostRows, TunnelPortRow
-
-OVERHEAD = 50
-"""Bytes of Ethernet, IPv4, UDP and VXLAN headers around a guest's packet."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ def too_small(rows: HostRows) -> Iterable[str]:
     """Networks whose packets this host's underlay has to fragment, in words."""
     mtu = next((underlay.mtu for underlay in rows.underlays if underlay.host == rows.host), 0)
     for network in rows.networks:
-        if network.manager == "vxlan" and mtu and network.mtu + OVERHEAD > mtu:
+        if network.manager == "vxlan" and mtu and network.mtu + VXLAN_OVERHEAD > mtu:
             yield (
-                f"network {network.id}: packets of {network.mtu} bytes and {OVERHEAD} of headers do not fit "
+                f"network {network.id}: packets of {network.mtu} bytes and {VXLAN_OVERHEAD} of headers do not fit "
                 f"the MTU of the tunnel's NIC, {mtu}: raise that, or lower the network's"
             )
 

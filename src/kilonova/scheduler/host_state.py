@@ -5,7 +5,7 @@ The load is one query; deciding is done on these frozen values without a databas
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
@@ -48,16 +48,6 @@ class HostState:
     @property
     def free_disk_gb(self) -> int:
         return self.disk_gb - self.used_disk_gb
-
-    def with_claim(self, request: Request) -> HostState:
-        """The host after the instance was placed on it."""
-        return replace(
-            self,
-            used_ram_mb=self.used_ram_mb + request.ram_mb,
-            used_vcpus=self.used_vcpus + request.vcpus,
-            used_disk_gb=self.used_disk_gb + request.disk_gb,
-            instances=self.instances + 1,
-        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from kilonova.store.schema import networks
 
 HOST = wires_of("a", {"trunks": [], "flat_bridges": {"lan": "br-lan"}, "tunnel": {"address": "192.0.2.1", "mtu": 9000}})
 NARROW = wires_of("b", {"trunks": [], "flat_bridges": {}, "tunnel": {"address": "192.0.2.2", "mtu": 1500}})
-OVER_IPV6 = wires_of("c", {"trunks": [], "tunnel": {"address": "fd00::1", "mtu": 1500}})
 
 
 async def segment(store: Store, config: Config, manager: str, physical: str = "", number: int | None = None) -> Segment:
@@ -79,6 +78,5 @@ def test_mtu_is_what_the_narrowest_tunnel_leaves(config: Config) -> None:
     vxlan = manager_named("vxlan")
     assert vxlan.mtu(config, [HOST]) == 8950
     assert vxlan.mtu(config, [HOST, NARROW]) == 1450
-    assert vxlan.mtu(config, [HOST, NARROW, OVER_IPV6]) == 1430
     assert vxlan.mtu(config, []) == 1450
     assert {manager_named(name).mtu(config, [NARROW]) for name in NAMES if name != "vxlan"} == {1500}

@@ -49,7 +49,6 @@ _TUN_TYPE, _TUN = 3, 1
 _NONE_THERE = 19
 _DOOMED = 0x6B6E
 """The group of links that are deleted together."""
-BLANK = Link("other", 0, up=False)
 
 
 class Links:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from kilonova.config import Config
 from kilonova.errors import BadRequest
-from kilonova.network.managers.vlan import RESERVED
+from kilonova.network.managers.segments import RESERVED
 from kilonova.network.managers.wires import HostWires
 
 

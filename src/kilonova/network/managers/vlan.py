@@ -8,16 +8,12 @@ from zlib import crc32
 from sqlalchemy import Connection
 
 from kilonova.config import Config
-from kilonova.errors import BadRequest, NoMoreNetworks
-from kilonova.network.managers.segments import least_free_id
+from kilonova.errors import BadRequest
+from kilonova.network.managers.segments import RESERVED, SegmentIds, least_free_id
 from kilonova.network.managers.wires import HostWires
 
-FIRST_ID = 1
-LAST_ID = 4094
+IDS = SegmentIds(1, 4094, "VLAN ids")
 """IEEE 802.1Q: 0 means no VLAN, 4095 is reserved."""
-
-RESERVED = ("public", "vxlan")
-"""Physical networks that stand for something else: the external network, and no physical network at all."""
 
 
 class VlanManager:
@@ -33,22 +29,15 @@ class VlanManager:
         return asked or config.network.physical_network
 
     def check(self, physical_network: str, first: int, last: int) -> None:
-        if first < FIRST_ID or last > LAST_ID:
-            raise BadRequest(
-                f"VLAN ids go from {FIRST_ID} to {LAST_ID}: {first} to {last} on {physical_network} does not fit"
-                if first != last
-                else f"VLAN ids go from {FIRST_ID} to {LAST_ID}: {first} on {physical_network} is none"
-            )
+        IDS.check(first, last, f" on {physical_network}")
 
     def free_id(self, tx: Connection, config: Config, physical_network: str) -> int:
         first, last = config.network.user_vlan_first, config.network.user_vlan_last
-        found = least_free_id(tx, physical_network, first, last)
-        if found is None:
-            raise NoMoreNetworks(
-                f"All VLAN ids from {first} to {last} of {physical_network} are in use: delete networks, "
-                "or raise network.user_vlan_last in the configuration."
-            )
-        return found
+        full = (
+            f"All VLAN ids from {first} to {last} of {physical_network} are in use: delete networks, "
+            "or raise network.user_vlan_last in the configuration."
+        )
+        return least_free_id(tx, physical_network, first, last, full=full)
 
     def bridge_name(
         self, config: Config, physical_network: str, segmentation_id: int | None, hosts: Sequence[HostWires]

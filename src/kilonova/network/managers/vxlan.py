@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from kilonova.config import Config
-from kilonova.errors import BadRequest, NoMoreNetworks
-from kilonova.network.managers.segments import least_free_id
-from kilonova.network.managers.wires import HostWires
+from kilonova.errors import BadRequest
+from kilonova.network.managers.segments import SegmentIds, least_free_id
+from kilonova.network.managers.wires import VXLAN_OVERHEAD, HostWires
 
-FIRST_ID = 1
-LAST_ID = (1 << 24) - 1
+IDS = SegmentIds(1, (1 << 24) - 1, "VNIs (VXLAN network identifiers)")
 """RFC 7348: 24 bits; 0 is not used."""
 
 NO_PHYSICAL_NETWORK = "vxlan"
 """Stands in the store where other managers name a physical network, so that a VNI is unique."""
-
-_OVERHEAD = 50
 
 
 class VxlanManager:
@@ -37,22 +34,15 @@ class VxlanManager:
         return NO_PHYSICAL_NETWORK
 
     def check(self, physical_network: str, first: int, last: int) -> None:
-        if first < FIRST_ID or last > LAST_ID:
-            raise BadRequest(
-                f"VNIs (VXLAN network identifiers) go from {FIRST_ID} to {LAST_ID}: {first} to {last} does not fit"
-                if first != last
-                else f"VNIs (VXLAN network identifiers) go from {FIRST_ID} to {LAST_ID}: {first} is none"
-            )
+        IDS.check(first, last)
 
     def free_id(self, tx: Connection, config: Config, physical_network: str) -> int:
-        first, last = config.network.vni_first, min(config.network.vni_last - 1, LAST_ID)
-        found = least_free_id(tx, physical_network, first, last)
-        if found is None:
-            raise NoMoreNetworks(
-                f"All VNIs from {first} to {last} are in use: delete networks, or raise network.vni_last in the "
-                "configuration."
-            )
-        return found
+        first, last = config.network.vni_first, min(config.network.vni_last - 1, IDS.last)
+        full = (
+            f"All VNIs from {first} to {last} are in use: delete networks, or raise network.vni_last in the "
+            "configuration."
+        )
+        return least_free_id(tx, physical_network, first, last, full=full)
 
     def bridge_name(
         self, config: Config, physical_network: str, segmentation_id: int | None, hosts: Sequence[HostWires]
@@ -68,4 +58,4 @@ class VxlanManager:
     def mtu(self, config: Config, hosts: Sequence[HostWires]) -> int:
         """What the narrowest tunnel leaves."""
         widths = [host.tunnel_mtu for host in hosts if host.tunnel_mtu is not None]
-        return min(widths, default=config.network.mtu - _OVERHEAD)
+        return min(widths, default=config.network.mtu - VXLAN_OVERHEAD)

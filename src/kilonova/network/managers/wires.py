@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_OVER_IPV4, _OVER_IPV6 = 50, 70
-"""What VXLAN puts around a frame: Ethernet, IP, UDP and its own header (RFC 7348)."""
+VXLAN_OVERHEAD = 50
+"""Bytes around a guest's packet in a tunnel over IPv4: Ethernet, IP, UDP and VXLAN's own header (RFC 7348)."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ def wires_of(host: str, capacity: Mapping[str, Any] | None) -> HostWires:
     tunnel = told.get("tunnel")
     tunnel_mtu = None
     if isinstance(tunnel, Mapping):
-        overhead = _OVER_IPV6 if ":" in str(tunnel.get("address", "")) else _OVER_IPV4
-        tunnel_mtu = int(tunnel.get("mtu", 1500)) - overhead
+        tunnel_mtu = int(tunnel.get("mtu", 1500)) - VXLAN_OVERHEAD
     return HostWires(
         host=host,
         told="trunks" in told,
