@@ -35,7 +35,7 @@ class VlanManager:
         first, last = config.network.user_vlan_first, config.network.user_vlan_last
         full = (
             f"All VLAN ids from {first} to {last} of {physical_network} are in use: delete networks, "
-            "or raise network.user_vlan_last in the configuration."
+            "or have an administrator name another id (provider:segmentation_id)."
         )
         return least_free_id(tx, physical_network, first, last, full=full)
 

@@ -39,8 +39,8 @@ class VxlanManager:
     def free_id(self, tx: Connection, config: Config, physical_network: str) -> int:
         first, last = config.network.vni_first, min(config.network.vni_last - 1, IDS.last)
         full = (
-            f"All VNIs from {first} to {last} are in use: delete networks, or raise network.vni_last in the "
-            "configuration."
+            f"All VNIs from {first} to {last} are in use: delete networks, or have an administrator name another one "
+            "(provider:segmentation_id)."
         )
         return least_free_id(tx, physical_network, first, last, full=full)
 
