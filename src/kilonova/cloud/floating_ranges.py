@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 
 from kilonova.cloud.controller import Cloud
+from kilonova.cloud.subnets import is_reserved
 from kilonova.config import Config
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Conflict, NoMoreAddresses, NotFound
@@ -104,6 +105,8 @@ def _range(cidr: str) -> IPv4Network:
         raise BadRequest(f"cidr: {error}.") from None
     if isinstance(network, IPv6Network):
         raise NotSupportedYet(f"cidr: {network} is IPv6, which has no floating addresses.")
+    if is_reserved(network):
+        raise BadRequest(f"cidr: {network} has addresses that no host can have.")
     return network
 
 

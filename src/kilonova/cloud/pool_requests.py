@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
 from sqlalchemy import Connection, func, or_, select
 
+from kilonova.cloud.subnets import is_reserved
 from kilonova.config import Config
 from kilonova.errors import BadRequest, Conflict
 from kilonova.network.addresses import without
@@ -154,6 +155,8 @@ def _range(text: str) -> IPv4Network:
         raise BadRequest(f"fixed_range: {error}.") from None
     if isinstance(whole, IPv6Network):
         raise NotSupportedYet(f"fixed_range: {whole} is IPv6, which the pool does not have yet.")
+    if is_reserved(whole):
+        raise BadRequest(f"fixed_range: {whole} has addresses that no host can have.")
     return whole
 
 

@@ -193,9 +193,14 @@ def _cidr(fields: Mapping[str, Any]) -> Network:
         raise InvalidInput(f"Invalid input for ip_version. Reason: '{version}' is not in [4, 6].")
     if version != network.version:
         raise InvalidInput(f"Invalid input for operation: cidr '{text}' does not match the ip_version '{version}'.")
-    if any(overlap(network, reserved) for reserved in _NO_SUBNETS):
+    if is_reserved(network):
         raise InvalidInput(f"Invalid input for cidr. Reason: {network} cannot be a subnet.")
     return network
+
+
+def is_reserved(network: Network) -> bool:
+    """Whether no host can have addresses of it."""
+    return any(overlap(network, reserved) for reserved in _NO_SUBNETS)
 
 
 def overlap(one: Network, other: Network) -> bool:

@@ -67,18 +67,20 @@ def paged(
 
 def _marker(
     tx: Connection, query: Select[Any], table: Table, key: str, marker: str, columns: list[Column[Any]]
-) -> Row[Any]:
+) -> tuple[Any, ...]:
     """The sort values of the marker's row: of the list, or, when a filter hides it meanwhile, of the table."""
-    here = query.with_only_columns(*columns, maintain_column_froms=True).where(table.c[key] == marker).order_by(None)
-    row = tx.execute(here.limit(1)).one_or_none()
+    here = query.add_columns(*columns).where(table.c[key] == marker).order_by(None)
+    found = tx.execute(here.limit(1)).one_or_none()
+    row = None if found is None else tuple(found)[-len(columns) :]
     if row is None and table.primary_key.columns.keys() == [key]:
-        row = tx.execute(select(*columns).where(table.c[key] == marker)).one_or_none()
+        known = tx.execute(select(*columns).where(table.c[key] == marker)).one_or_none()
+        row = None if known is None else tuple(known)
     if row is None:
         raise BadRequest(f"marker: '{marker}' is not in this list")
     return row
 
 
-def _after(columns: list[tuple[Column[Any], bool]], marker: Row[Any]) -> ColumnElement[bool]:
+def _after(columns: list[tuple[Column[Any], bool]], marker: Sequence[Any]) -> ColumnElement[bool]:
     """(a, b, c) > marker, lexicographically, with the direction of each key."""
     alternatives: list[ColumnElement[bool]] = []
     for position, (column, descending) in enumerate(columns):

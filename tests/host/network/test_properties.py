@@ -105,7 +105,7 @@ def _assert_as_planned(plan: HostPlan, names: Names) -> None:
         parts.setdefault(item.namespace, []).append(item.layout)
     for name, layouts in parts.items():
         wanted = merge(layouts)  # type: ignore[arg-type]
-        found = relevant(inspect_namespace(name), wanted)
+        found = relevant(inspect_namespace(name), wanted, names.prefix)
         changes = difference(found, wanted)
         assert not changes, (name, changes)
 

@@ -363,3 +363,27 @@ def _lost(traffic: subprocess.Popen[str]) -> int:
     sent, received = re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0]
     assert int(sent) > 5, said
     return int(sent) - int(received)
+
+
+async def test_a_device_that_a_crash_left_unmarked_goes_with_its_vpn(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent ends between the start of WireGuard and the first change of its device, and then the VPN does."""
+    world = project.world
+    await delete_vpn(world, project.vpn, [project.client])
+    await world.look()
+    until(lambda: wireguard_processes(project.router) == [], "end of the process")
+    again = await vpn(world, project.network, port=1001)
+
+    def crash(*_: object) -> None:
+        raise CommandFailed("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kilonova.network.host.apply._apply_inside", crash)
+        await world.call("look_again")
+    assert wireguard_processes(project.router) != []
+    await delete_vpn(world, again, [])
+    await world.restart_agent()
+
+    until(lambda: wireguard_processes(project.router) == [], "end of the process")
+    assert "wg" not in project.in_router("ip", "-br", "link")

@@ -185,15 +185,15 @@ class KernelHost:
                     surveyed = survey(name)
                     if name == self._names.outside:
                         surveyed = without_peoples_routes(surveyed, layouts[name])
-                    found[name] = relevant(surveyed.layout, layouts[name])
+                    found[name] = relevant(surveyed.layout, layouts[name], self._names.prefix)
                     drifts[name] = drift(surveyed.routes, found[name], layouts[name])
-        there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch])
+        there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch], self._names.prefix)
         renamed = there.renamed(layouts[self._names.switch])
         if renamed:
             for old, new in renamed.items():
                 switch.run(_Switch.rename_link, old, new)
                 done.append(f"{self._names.switch}: {old} is called {new} again")
-            there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch])
+            there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch], self._names.prefix)
         for device, link in layouts[self._names.switch].links.items():
             peer = link.peer
             if peer is None or not peer.namespace or device not in there.links:

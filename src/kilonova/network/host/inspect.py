@@ -9,6 +9,7 @@ from kilonova.network.host import namespaces, proxies, routes
 from kilonova.network.host.links import Links
 from kilonova.network.host.nftables import Nft
 from kilonova.network.layout import Layout
+from kilonova.network.vpn_plan import device_name
 
 
 class Survey(NamedTuple):
@@ -43,9 +44,17 @@ def inspect_namespace(name: str) -> Layout:
     return survey(name).layout
 
 
-def relevant(found: Layout, wanted: Layout) -> Layout:
-    """`found` without the links that are none of this cloud's, and without the routes through those."""
-    ours = {name: link for name, link in found.links.items() if link.owner or name in wanted.links}
+def relevant(found: Layout, wanted: Layout, prefix: str) -> Layout:
+    """`found` without the links that are none of this cloud's, and without the routes through those.
+
+    A VPN's device is known by its name as well: it is there before it can be marked.
+    """
+    vpns = device_name(prefix, "")
+    ours = {
+        name: link
+        for name, link in found.links.items()
+        if link.owner or name in wanted.links or (link.kind == "wireguard" and name.startswith(vpns))
+    }
     known = frozenset(item for item in found.routes if item.device in ours or item in wanted.routes)
     return replace(found, links=ours, routes=known)
 

@@ -108,7 +108,7 @@ def _survey(mine: Mapping[str, Fragment], wanted: Mapping[str, Fragment], names:
             there, layout = survey(name), _layout(wanted, name)
             if name == names.outside:
                 there = without_peoples_routes(there, layout)
-            found[name] = there._replace(layout=relevant(there.layout, layout))
+            found[name] = there._replace(layout=relevant(there.layout, layout, names.prefix))
     return found
 
 

@@ -165,3 +165,11 @@ async def test_versions_and_extensions_need_no_token(client: Any) -> None:
     assert (await client.get("/network/v2.0/extensions/router")).json()["extension"]["alias"] == "router"
     missing = await client.get("/network/v2.0/extensions/magic")
     assert (missing.status_code, missing.json()["NeutronError"]["type"]) == (404, "ExtensionNotFound")
+
+
+@pytest.mark.parametrize("cidr", ["224.0.0.0/24", "127.0.0.0/16", "169.254.0.0/16", "0.0.0.0/0"])
+async def test_ranges_are_of_addresses_that_hosts_may_have(operator: Caller, cidr: str) -> None:
+    pool = {"fixed_range": cidr, "num_networks": 1, "vlan_start": 3000, "vpn_start": 30000}
+    assert cidr in await operator.refused("POST", POOL, {"pool_networks": pool}, status=400)
+    floating = {"host": "host1", "cidr": cidr}
+    assert cidr in await operator.refused("POST", RANGES, {"floating_range": floating}, status=400)

@@ -244,6 +244,9 @@ async def test_the_pool_and_the_projects_are_listed_in_pages(operator: Caller, r
         await operator.ask("GET", POOL, status=400, **bad)
     names = [item["id"] for item in (await operator.ask("GET", PROJECTS, limit=2))["projects"]]
     assert names == ["ops", "p1"]
+    following = await operator.ask("GET", PROJECTS, marker=names[0])
+    assert [item["id"] for item in following["projects"]][: len(names) - 1] == names[1:]
+    assert "nothing" in (await operator.ask("GET", PROJECTS, status=400, marker="nothing"))["NeutronError"]["message"]
     assert len((await operator.ask("GET", PROJECTS, name="project p2"))["projects"]) == 1
     await operator.ask("GET", PROJECTS, status=400, colour="red")
 
