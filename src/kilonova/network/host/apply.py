@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
 
 from kilonova.config import Config
-from kilonova.errors import CommandFailed, KilonovaError
+from kilonova.errors import CommandFailed
 from kilonova.network import rules
-from kilonova.network.flows import Cut, cuts, cuts_of_address, doomed, not_resumed, translations_gone
-from kilonova.network.fragments import Fragment, Names, changed, fragments, given_uplinks
+from kilonova.network.flows import Cut, cuts, cuts_of_address, translations_gone
+from kilonova.network.fragments import Fragment, Names, fragments, given_uplinks
 from kilonova.network.host import arp, conntrack, namespaces, proxies, wireguard
+from kilonova.network.host.comparison import by_namespace, by_owner, compare
 from kilonova.network.host.dnsmasq import Dnsmasq
-from kilonova.network.host.inspect import inspect_here, relevant, survey, without_peoples_routes
+from kilonova.network.host.failures import HOST_ITSELF, Failures, catching
+from kilonova.network.host.inspect import relevant, survey, without_peoples_routes
 from kilonova.network.host.interface import Outcome, Wires
 from kilonova.network.host.links import Links, write_sysctls
 from kilonova.network.host.nftables import Nft
@@ -30,18 +30,16 @@ from kilonova.network.host.observe import audit, end_strangers, observe
 from kilonova.network.host.processes import end_daemons
 from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.routes import NO_DRIFT, Drift, drift
+from kilonova.network.host.switch import Switch
 from kilonova.network.host.sysctls import is_router, sysctls_of
-from kilonova.network.host.vlans import VlanBackend
 from kilonova.network.host.wireguard import WireGuard
 from kilonova.network.host.wires import find_wires
 from kilonova.network.layout import (
-    Chain,
     Changes,
     Layout,
     Link,
     LinkChange,
     difference,
-    merge,
     nft_commands,
     without_device,
 )
@@ -51,14 +49,6 @@ from kilonova.network.plan import HostPlan
 from kilonova.network.rows import ReleasedRow
 
 log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_SWITCH_OWNER = ""
-_BATCH = 1000
-"""So many set elements fit the netlink buffer of a namespace without privileges on the machine."""
-_Failures = dict[str, str]
 
 
 class KernelHost:
@@ -71,7 +61,7 @@ class KernelHost:
         self._dnsmasq = Dnsmasq(config.state_dir / "network")
         self._wireguard = WireGuard()
         self._radvd = Radvd(config.state_dir / "routers")
-        self._switch: _Switch | None = None
+        self._switch: Switch | None = None
         self._believed: dict[str, Fragment] | None = None
         self._given: dict[str, tuple[str, ...]] = {}
         """An administrator's bridge -> the ports that he put on it, as last looked."""
@@ -93,10 +83,10 @@ class KernelHost:
         self._lease_until = boot_time() + seconds
         with self._switching:
             if self._switch is not None:
-                self._switch.run(_Switch.filter, rules.lease_commands(seconds))
+                self._switch.run(Switch.filter, rules.lease_commands(seconds))
 
     def has_device(self, device: str) -> bool:
-        return self._open_switch().run(_Switch.has_link, device)
+        return self._open_switch().run(Switch.has_link, device)
 
     def service_namespaces(self, plan: HostPlan) -> dict[str, str]:
         return {network_id: self._names.service(network_id) for network_id in plan.services}
@@ -120,7 +110,7 @@ class KernelHost:
         return audit(plan, self._names, self._state_dir)
 
     def apply(self, plan: HostPlan, *, look: bool) -> Outcome:
-        failures: _Failures = {}
+        failures: Failures = {}
         done: list[str] = []
         switch = self._open_switch()
         look = look or self._believed is None
@@ -130,14 +120,14 @@ class KernelHost:
             changes, drifts, stale = self._look(switch, wanted, failures, done)
         else:
             drifts = {}
-            changes, stale = _compare(self._believed, wanted)
+            changes, stale = compare(self._believed, wanted)
         self._believed = None  # until all of it is done
         owners = {item.namespace: item.owner for item in wanted.values()}
         for name in sorted({item.namespace for item in wanted.values()}):
             if look or not namespaces.exists(name):
                 self._create(name, owners[name], failures, done)
         for uplink in plan.uplinks:
-            with _catching(failures, uplink.device):
+            with catching(failures, uplink.device):
                 self._fetch(switch, uplink.device)
         self._make_vpns(plan, changes, look, failures, done)
         flows = self._apply_switch(switch, plan, wanted, changes.get(self._names.switch), failures, done)
@@ -145,7 +135,7 @@ class KernelHost:
             drift = drifts.get(name, NO_DRIFT)
             if name == self._names.switch or not (change or drift):
                 continue
-            with _catching(failures, owners.get(name, "")):
+            with catching(failures, owners.get(name, HOST_ITSELF)):
                 namespaces.run_inside(name, _apply_inside, name, change, drift)
                 done.append(f"{name}: {', '.join(str(what) for what in (change, drift) if what)}")
         held = self._configure_vpns(plan, look, failures, done)
@@ -154,7 +144,7 @@ class KernelHost:
         # Afterwards: no address is held by what is announced.
         self._announcements(plan, look, failures, done)
         for name in stale:
-            with _catching(failures, ""):
+            with catching(failures, HOST_ITSELF):
                 end_daemons(name)
                 wireguard.end_processes(name)
                 namespaces.delete(name)
@@ -163,43 +153,43 @@ class KernelHost:
             self._believed, self._last_plan = wanted, plan
         return Outcome(failures, forgotten, tuple(done))
 
-    def _given_uplinks(self, switch: _Switch, plan: HostPlan, look: bool) -> dict[str, Fragment]:
+    def _given_uplinks(self, switch: Switch, plan: HostPlan, look: bool) -> dict[str, Fragment]:
         """Fragments that trust what the administrator has put on his bridges; looked up for a new one, and by timer."""
         bridges = [bridge for bridge in plan.bridges.values() if bridge.given]
         names = [bridge.name for bridge in bridges if look or bridge.name not in self._given]
         known = {bridge.name: self._given[bridge.name] for bridge in bridges if bridge.name not in names}
-        self._given = known | (switch.run(_Switch.foreign_ports, names) if names else {})
+        self._given = known | (switch.run(Switch.foreign_ports, names) if names else {})
         return given_uplinks(plan, self._given, self._names.switch)
 
     # -------------------------------------------------------------------------------------------- what differs
     def _look(
-        self, switch: _Switch, wanted: Mapping[str, Fragment], failures: _Failures, done: list[str]
+        self, switch: Switch, wanted: Mapping[str, Fragment], failures: Failures, done: list[str]
     ) -> tuple[dict[str, Changes], dict[str, Drift], list[str]]:
         """The changes by comparison with the kernel, strange routes, and the namespaces that are not wanted."""
-        layouts = _by_namespace(wanted.values())
+        layouts = by_namespace(wanted.values())
         found: dict[str, Layout] = {}
         drifts: dict[str, Drift] = {}
         for name in layouts:
             if name != self._names.switch and namespaces.exists(name):
-                with _catching(failures, ""):
+                with catching(failures, HOST_ITSELF):
                     surveyed = survey(name)
                     if name == self._names.outside:
                         surveyed = without_peoples_routes(surveyed, layouts[name])
                     found[name] = relevant(surveyed.layout, layouts[name], self._names.prefix)
                     drifts[name] = drift(surveyed.routes, found[name], layouts[name])
-        there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch], self._names.prefix)
+        there = relevant(switch.run(Switch.inspect), layouts[self._names.switch], self._names.prefix)
         renamed = there.renamed(layouts[self._names.switch])
         if renamed:
             for old, new in renamed.items():
-                switch.run(_Switch.rename_link, old, new)
+                switch.run(Switch.rename_link, old, new)
                 done.append(f"{self._names.switch}: {old} is called {new} again")
-            there = relevant(switch.run(_Switch.inspect), layouts[self._names.switch], self._names.prefix)
+            there = relevant(switch.run(Switch.inspect), layouts[self._names.switch], self._names.prefix)
         for device, link in layouts[self._names.switch].links.items():
             peer = link.peer
             if peer is None or not peer.namespace or device not in there.links:
                 continue
             if peer.namespace not in found or peer.device not in found[peer.namespace].links:
-                switch.run(_Switch.remove_link, device)  # its other end is lost
+                switch.run(Switch.remove_link, device)  # its other end is lost
                 there = replace(there, links={name: item for name, item in there.links.items() if name != device})
         found[self._names.switch] = there
         changes = {name: difference(found.get(name, Layout()), layout) for name, layout in layouts.items()}
@@ -209,7 +199,7 @@ class KernelHost:
         return changes, drifts, stale
 
     # -------------------------------------------------------------------------------------------- the switch
-    def _open_switch(self) -> _Switch:
+    def _open_switch(self) -> Switch:
         """The thread in the switch namespace; another one if somebody replaced the namespace."""
         name = self._names.switch
         with self._switching:
@@ -219,71 +209,71 @@ class KernelHost:
                 self._switch.close()
                 self._switch = self._believed = None
             namespaces.create(name, lambda: _set_up(name))
-            self._switch = _Switch(name, self._config.vlan_backend)
+            self._switch = Switch(name, self._config.vlan_backend)
             return self._switch
 
-    def _fetch(self, switch: _Switch, device: str) -> None:
+    def _fetch(self, switch: Switch, device: str) -> None:
         """Move a NIC of the machine into the switch namespace; with the namespace's end the kernel gives it back."""
-        if switch.run(_Switch.has_link, device):
+        if switch.run(Switch.has_link, device):
             return
         with Links() as links:
             links.move(device, self._names.switch)
         log.info("moved %s into %s", device, self._names.switch)
 
-    def _create(self, name: str, owner: str, failures: _Failures, done: list[str]) -> None:
+    def _create(self, name: str, owner: str, failures: Failures, done: list[str]) -> None:
         was_there = namespaces.exists(name)
-        with _catching(failures, owner):
+        with catching(failures, owner):
             changed = namespaces.create(name, lambda: _set_up(name))
             if changed and was_there:
                 done.append(f"{name}: settings {', '.join(changed)}")
 
     def _apply_switch(
         self,
-        switch: _Switch,
+        switch: Switch,
         plan: HostPlan,
         wanted: Mapping[str, Fragment],
         changes: Changes | None,
-        failures: _Failures,
+        failures: Failures,
         done: list[str],
     ) -> set[Cut]:
         """Links and filters; the flows that have to be cut."""
         if not changes:
             return set()
-        failures.update(switch.run(_Switch.change_links, changes, _tunnel_owners(plan)))
+        failures.update(switch.run(Switch.change_links, changes, _tunnel_owners(plan)))
         commands = nft_commands(changes)
         if any(key == rules.LEASE for key, _ in changes.added_sets):
             commands += rules.lease_commands(self._lease_until - boot_time())
         if commands:
             try:
-                switch.run(_Switch.filter, commands)
+                switch.run(Switch.filter, commands)
             except CommandFailed as error:
                 log.warning("the filters were refused as a whole, trying one owner after the other: %s", error)
-                for owner, part in _by_owner(changes, wanted, self._names.switch):
-                    with _catching(failures, owner):
-                        switch.run(_Switch.filter, nft_commands(part))
+                for owner, part in by_owner(changes, wanted, self._names.switch):
+                    with catching(failures, owner):
+                        switch.run(Switch.filter, nft_commands(part))
         done.append(f"{self._names.switch}: {changes}")
         return cuts(plan, changes)
 
     # -------------------------------------------------------------------------------------------- VPNs
     def _make_vpns(
-        self, plan: HostPlan, changes: dict[str, Changes], look: bool, failures: _Failures, done: list[str]
+        self, plan: HostPlan, changes: dict[str, Changes], look: bool, failures: Failures, done: list[str]
     ) -> None:
         """Devices that are missing. A router does without one that cannot be made."""
         self._wireguard.forget(plan.vpns)
         for vpn in plan.vpns.values():
             namespace = self._names.router(vpn.router_id)
-            with _catching(failures, vpn.vpn_id):
+            with catching(failures, vpn.vpn_id):
                 done += [f"{namespace}: {word}" for word in self._wireguard.make(vpn, namespace, look=look)]
             if vpn.vpn_id in failures and namespace in changes:
                 changes[namespace] = without_device(changes[namespace], vpn.device)
 
-    def _configure_vpns(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> set[str]:
+    def _configure_vpns(self, plan: HostPlan, look: bool, failures: Failures, done: list[str]) -> set[str]:
         """Keys and peers; the networks of which a device may still know an address that it should have forgotten."""
         held: set[str] = set()
         for vpn in plan.vpns.values():
             if vpn.router_id in failures or vpn.vpn_id in failures:
                 continue
-            with _catching(failures, vpn.vpn_id):
+            with catching(failures, vpn.vpn_id):
                 words = self._wireguard.configure(vpn, self._names.router(vpn.router_id), look=look)
                 done += [f"VPN {vpn.vpn_id}: {word}" for word in words]
             if vpn.vpn_id in failures:
@@ -291,34 +281,34 @@ class KernelHost:
         return held
 
     # -------------------------------------------------------------------------------------------- services
-    def _services(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
+    def _services(self, plan: HostPlan, look: bool, failures: Failures, done: list[str]) -> None:
         before = self._last_plan.services
         for network_id, service in plan.services.items():
             if not look and before.get(network_id) == service:
                 continue
-            with _catching(failures, network_id):
+            with catching(failures, network_id):
                 words = self._dnsmasq.ensure(service, self._names.service(network_id), look=look)
                 done += [f"network {network_id}: {word}" for word in words]
         gone = self._dnsmasq.networks() if look else before
         for network_id in [item for item in gone if item not in plan.services]:
-            with _catching(failures, network_id):
+            with catching(failures, network_id):
                 self._dnsmasq.remove(network_id)
                 done.append(f"network {network_id}: removed dnsmasq")
 
-    def _announcements(self, plan: HostPlan, look: bool, failures: _Failures, done: list[str]) -> None:
+    def _announcements(self, plan: HostPlan, look: bool, failures: Failures, done: list[str]) -> None:
         before = self._last_plan.routers
         for router_id, router in plan.routers.items():
             if look or before.get(router_id) != router:
-                with _catching(failures, router_id):
+                with catching(failures, router_id):
                     words = self._radvd.ensure(router, self._names.router(router_id))
                     done += [f"router {router_id}: {word}" for word in words]
         gone = self._radvd.routers() if look else before
         for router_id in [item for item in gone if item not in plan.routers]:
-            with _catching(failures, router_id):
+            with catching(failures, router_id):
                 done += [f"router {router_id}: {word}" for word in self._radvd.remove(router_id)]
 
     def _forget(
-        self, switch: _Switch, plan: HostPlan, flows: set[Cut], held: set[str], failures: _Failures
+        self, switch: Switch, plan: HostPlan, flows: set[Cut], held: set[str], failures: Failures
     ) -> tuple[ReleasedRow, ...]:
         """Cut flows and end leases; the released addresses that nothing holds any longer, of networks not `held`."""
         zones = {bridge.network_id: bridge.zone for bridge in plan.bridges.values() if bridge.filtered}
@@ -326,87 +316,21 @@ class KernelHost:
             if row.network_id in zones:
                 flows |= cuts_of_address(zones[row.network_id], row.address)
         if flows:
-            with _catching(failures, _SWITCH_OWNER):
-                switch.run(_Switch.cut, plan, flows)
+            with catching(failures, HOST_ITSELF):
+                switch.run(Switch.cut, plan, flows)
         forgotten: list[ReleasedRow] = []
         for network_id in dict.fromkeys(row.network_id for row in plan.forget):
-            if _SWITCH_OWNER in failures or network_id in failures or failures.keys() & plan.routers.keys():
+            if HOST_ITSELF in failures or network_id in failures or failures.keys() & plan.routers.keys():
                 continue
             if network_id in held:
                 continue
             rows = [row for row in plan.forget if row.network_id == network_id]
-            with _catching(failures, network_id):
+            with catching(failures, network_id):
                 if network_id in plan.services:
                     macs = {row.address: row.mac for row in rows}
                     self._dnsmasq.release(network_id, self._names.service(network_id), macs)
                 forgotten += rows
         return tuple(forgotten)
-
-
-class _Switch:
-    """A thread that lives in the switch namespace with its netlink socket and nft context."""
-
-    def __init__(self, name: str, vlan_backend: VlanBackend) -> None:
-        self.identity = namespaces.identity(name)
-        self._worker = namespaces.Worker(name)
-        self.links, self.nft = self._worker.run(lambda: (Links(vlan_backend), Nft()))
-
-    def run(self, function: Callable[Concatenate[_Switch, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` with this switch in its thread."""
-        return self._worker.run(function, self, *args, **kwargs)
-
-    def close(self) -> None:
-        self._worker.run(self.links.close)
-        self._worker.run(self.nft.close)
-        self._worker.close()
-
-    def inspect(self) -> Layout:
-        return inspect_here(self.links, self.nft).layout
-
-    def rename_link(self, name: str, wanted: str) -> None:
-        self.links.rename(name, wanted)
-
-    def has_link(self, name: str) -> bool:
-        return self.links.exists(name)
-
-    def remove_link(self, name: str) -> None:
-        self.links.remove(name)
-
-    def filter(self, commands: str) -> None:
-        self.nft.run(commands)
-
-    def cut(self, plan: HostPlan, flows: set[Cut]) -> None:
-        """End flows; before they end, keep their answers from beginning them anew."""
-        with conntrack.Conntrack() as table:
-            ended, remembered = doomed(plan, flows, table.flows(flows))
-            elements = not_resumed(plan, remembered)
-            for start in range(0, len(elements), _BATCH):
-                self.nft.run(nft_commands(Changes(added_elements=tuple(elements[start : start + _BATCH]))))
-            table.delete(ended)
-
-    def foreign_ports(self, bridges: list[str]) -> dict[str, tuple[str, ...]]:
-        return {bridge: self.links.foreign_ports(bridge) for bridge in bridges}
-
-    def change_links(self, changes: Changes, owners: Mapping[str, str]) -> _Failures:
-        """By owner, what could not be done."""
-        failures: _Failures = {}
-        with _catching(failures, _SWITCH_OWNER):
-            self.links.remove_all(changes.removed_links)
-        for name, link in changes.added_links:
-            with _catching(failures, link.owner or name):
-                self.links.add(name, link)
-                if link.peer is not None and not link.peer.namespace:
-                    self.links.up(link.peer.device)
-        for change in changes.changed_links:
-            with _catching(failures, change.after.owner or change.name):
-                self.links.change(change)
-        for entry in changes.removed_forwarding:
-            with _catching(failures, owners.get(entry.device, _SWITCH_OWNER)):
-                self.links.forwarding.remove(entry)
-        for entry in changes.added_forwarding:
-            with _catching(failures, owners.get(entry.device, _SWITCH_OWNER)):
-                self.links.forwarding.add(entry)
-        return failures
 
 
 def _tunnel_owners(plan: HostPlan) -> dict[str, str]:
@@ -453,68 +377,3 @@ def _set_up(name: str) -> list[str]:
     with Links() as links:
         links.up("lo")
     return changed
-
-
-def _compare(before: Mapping[str, Fragment], after: Mapping[str, Fragment]) -> tuple[dict[str, Changes], list[str]]:
-    """The changes by comparison with what was last applied, and the namespaces that go."""
-    gone, come = changed(before, after)
-    old, new = _by_namespace(gone), _by_namespace(come)
-    kept = {item.namespace for item in after.values()}
-    stale = sorted({item.namespace for item in gone} - kept)
-    names = [name for name in {**old, **new} if name not in stale]
-    return {name: difference(old.get(name, Layout()), new.get(name, Layout())) for name in names}, stale
-
-
-def _by_namespace(items: Iterable[Fragment]) -> dict[str, Layout]:
-    found: dict[str, list[Layout]] = defaultdict(list)
-    for item in items:
-        found[item.namespace].append(item.layout)
-    return {name: merge(layouts) for name, layouts in found.items()}
-
-
-def _by_owner(changes: Changes, wanted: Mapping[str, Fragment], switch: str) -> list[tuple[str, Changes]]:
-    """The filters' part of `changes` in transactions of their own: declarations first, then one per owner."""
-    owner_of: dict[object, str] = {}
-    for item in wanted.values():
-        if item.namespace == switch:
-            owner_of.update(dict.fromkeys(item.layout.elements, item.owner))
-            owner_of.update(dict.fromkeys(item.layout.chains, item.owner))
-    empty = Chain(())
-    base = replace(
-        changes,
-        added_chains=tuple(
-            (key, chain if not owner_of.get(key) else replace(empty, hook=chain.hook))
-            for key, chain in changes.added_chains
-        ),
-        changed_chains=tuple(item for item in changes.changed_chains if not owner_of.get(item[0])),
-        added_elements=tuple(item for item in changes.added_elements if not owner_of.get(item[0])),
-    )
-    parts: dict[str, Changes] = {}
-    filled = [(key, empty, chain) for key, chain in changes.added_chains if owner_of.get(key)]
-    filled += [item for item in changes.changed_chains if owner_of.get(item[0])]
-    for chain_change in filled:
-        owner = owner_of[chain_change[0]]
-        part = parts.setdefault(owner, Changes())
-        parts[owner] = replace(part, changed_chains=(*part.changed_chains, chain_change))
-    for element in changes.added_elements:
-        owner = owner_of.get(element[0], "")
-        if owner:
-            part = parts.setdefault(owner, Changes())
-            parts[owner] = replace(part, added_elements=(*part.added_elements, element))
-    return [(_SWITCH_OWNER, base), *parts.items()]
-
-
-class _catching:
-    """Writes a failure down under its owner and goes on."""
-
-    def __init__(self, failures: _Failures, owner: str) -> None:
-        self._failures = failures
-        self._owner = owner
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, KilonovaError | OSError):
-            return False
-        self._failures.setdefault(self._owner, str(error))
-        return True
