@@ -29,7 +29,7 @@ test: packages venv image lint  ## everything the tests need, then every tier
 	@echo "== tier unit: no root; coverage of pure code"
 	$(PYTEST) -n auto tests/unit $(addprefix --cov=,$(PURE)) --cov-report=term:skip-covered --cov-fail-under=95
 	@echo "== tier host: namespaces, drivers, the data plane"
-	$(SUDO) $(PYTEST) --durations=5 tests/host
+	$(SUDO) $(PYTEST) -n auto --dist worksteal --durations=5 tests/host
 	@echo "== tier lab: hosts with kernels of their own; skipped where User-Mode Linux cannot run"
 	$(SUDO) $(PYTEST) --durations=5 tests/lab
 	@echo "== tier cloud: real clients against running clouds"
@@ -52,7 +52,7 @@ unit: venv  ## the tier that needs no root
 	$(PYTEST) -n auto tests/unit
 
 host: venv image  ## the tier of namespaces, drivers and the data plane
-	$(SUDO) $(PYTEST) tests/host
+	$(SUDO) $(PYTEST) -n auto --dist worksteal tests/host
 
 lab: venv  ## the tier of hosts with kernels of their own: User-Mode Linux, real VLAN devices
 	$(SUDO) $(PYTEST) tests/lab

@@ -163,10 +163,10 @@ async def test_a_drained_host_hands_over_and_nobody_notices_much(rack: Rack) -> 
     await first.store.write(lambda tx: tx.execute(update(schema.services).where(mine).values(enabled=False)).rowcount)
 
     await until(lambda: _is(rack.home(), second.name), "moved")
-    await until(lambda: reaches(rack.fabric.outside, rack.floating), "the floating address answers")
-
     await first.look()
     assert not namespaces.exists(rack.router(first))
+
+    await until(lambda: reaches(rack.fabric.outside, rack.floating), "the floating address answers")
     assert await answers(rack.fabric.outside, rack.floating) == 1
     assert await rack.compute.dhcp(rack.guest) == rack.guest.address
 
