@@ -72,6 +72,31 @@ def test_drift_and_leaks_are_named_and_mended(make_cloud: MakeCloud) -> None:
     until("the guest is still there", lambda: user.compute.get_server(server.id).status == "ACTIVE", 5)
 
 
+def test_what_guests_left_is_named_and_removed(make_cloud: MakeCloud) -> None:
+    """A directory that the compute controller has to see to, and a process without one, which only `doctor` finds."""
+    cloud = make_cloud("sandbox", "namespace")
+    cloud.up()
+    instances = cloud.state_dir / "instances"
+    left, lost = instances / GONE, instances / "22222222-2222-4333-8444-555555555555" / "disk"
+    words = ["qemu-system-x86_64", "-c", "read line", str(lost)]
+    with subprocess.Popen(words, executable="/bin/bash", stdin=subprocess.PIPE) as process:
+        try:
+            left.mkdir(parents=True)
+            code, found = told(cloud)
+            assert code == 1, found
+            assert f"process {process.pid}: it is the guest of {lost.parent.name}" in str(found)
+            assert process.poll() is None
+
+            code, found = told(cloud, "--mend")
+            assert code == 0, found
+            assert f"mended: process {process.pid}" in str(found)
+            assert process.wait(20) != 0
+            assert not left.exists()
+            assert told(cloud)[0] == 0
+        finally:
+            process.kill()
+
+
 def test_a_cloud_that_does_not_run_is_not_audited(make_cloud: MakeCloud) -> None:
     cloud = make_cloud("simulate", "fake")
     cloud.up()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ def _examine(state: StateDirectory, options: Options, secret: str, mend: bool) -
         before = _found(http, token, state, options, mend=False)
         left = before
         if mend and before:
-            for name in _strays(state, options):
-                leaks.remove(name)
+            _remove_leaks(state, options)
             give_up = time.monotonic() + _SETTLES_WITHIN_S
             left = _found(http, token, state, options, mend=True)
             while left and time.monotonic() < give_up:
@@ -115,13 +115,12 @@ def _findings(before: Found, left: Found, *, mended: bool) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------ this machine
 def _local(state: StateDirectory, options: Options) -> Iterator[Leak]:
     if os.geteuid() == 0 and options.mode != "simulate":
-        yield from leaks.find(state.path, options.prefix, _instances(state, options))
+        yield from leaks.find(state.path, options.prefix, partial(_instances, state, options))
 
 
-def _strays(state: StateDirectory, options: Options) -> list[str]:
-    if os.geteuid() != 0 or options.mode == "simulate":
-        return []
-    return leaks.strays(state.path, options.prefix, _instances(state, options))
+def _remove_leaks(state: StateDirectory, options: Options) -> None:
+    if os.geteuid() == 0 and options.mode != "simulate":
+        leaks.remove(state.path, options.prefix, partial(_instances, state, options))
 
 
 def _instances(state: StateDirectory, options: Options) -> set[str]:

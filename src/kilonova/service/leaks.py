@@ -7,7 +7,7 @@ has lost a guest's directory, does not know of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from kilonova.compute.guest_directory import all_instances
@@ -18,31 +18,46 @@ from kilonova.network.plan import SHORT_ID
 
 _SWEPT = "the compute controller removes it when it looks again"
 
+Servers = Callable[[], Collection[str]]
+"""Tells the ids of the servers that this host has. Asked after what is on the machine was listed: a server's row is
+older than anything of its guest."""
 
-def find(state_dir: Path, prefix: str, instances: Collection[str]) -> Iterator[Leak]:
-    """`instances`: the ids of the servers that this host has."""
-    for name in strays(state_dir, prefix, instances):
+
+def find(state_dir: Path, prefix: str, servers: Servers) -> Iterator[Leak]:
+    for name in _strays(state_dir, prefix, servers):
         yield Leak("namespace", name, "it is of a guest that is no server's", "it is removed, with the processes in it")
-    for known in all_instances(state_dir):
-        if known not in instances:
-            yield Leak("file", str(state_dir / "instances" / known), "no server has this id", _SWEPT)
-    for process, instance_id in _processes(state_dir):
-        if instance_id not in instances:
-            yield Leak("process", str(process), f"it is the guest of {instance_id}, which is no server", _SWEPT)
+    directories = all_instances(state_dir)
+    known = servers()
+    for directory in directories:
+        if directory not in known:
+            yield Leak("file", str(state_dir / "instances" / directory), "no server has this id", _SWEPT)
+    for process, instance_id in _orphans(state_dir, servers):
+        yield Leak("process", str(process), f"it is the guest of {instance_id}, which is no server", "it is ended")
 
 
-def strays(state_dir: Path, prefix: str, instances: Collection[str]) -> list[str]:
-    """Namespaces of guests that nobody knows, neither a row nor a directory."""
-    known = {item[:SHORT_ID] for item in (*instances, *all_instances(state_dir))}
-    mark = f"{prefix}-g-"
-    return [name for name in namespaces.names(prefix) if name.startswith(mark) and name.removeprefix(mark) not in known]
-
-
-def remove(namespace: str) -> None:
-    """A stray namespace, after the processes in it."""
-    for process in list(processes_in(namespace)):
+def remove(state_dir: Path, prefix: str, servers: Servers) -> None:
+    """Stray namespaces, after the processes in them, and the processes of guests that are no server's."""
+    for name in _strays(state_dir, prefix, servers):
+        for process in list(processes_in(name)):
+            end(process)
+        namespaces.delete(name)
+    for process, _ in _orphans(state_dir, servers):
         end(process)
-    namespaces.delete(namespace)
+
+
+def _strays(state_dir: Path, prefix: str, servers: Servers) -> list[str]:
+    """Namespaces of guests that nobody knows, neither a row nor a directory."""
+    mark = f"{prefix}-g-"
+    found = [name for name in namespaces.names(prefix) if name.startswith(mark)]
+    known = {item[:SHORT_ID] for item in (*all_instances(state_dir), *servers())}
+    return [name for name in found if name.removeprefix(mark) not in known]
+
+
+def _orphans(state_dir: Path, servers: Servers) -> list[tuple[int, str]]:
+    """Guests' processes, and the ids of what is no server."""
+    found = list(_processes(state_dir))
+    known = servers()
+    return [(process, instance_id) for process, instance_id in found if instance_id not in known]
 
 
 def _processes(state_dir: Path) -> Iterator[tuple[int, str]]:

@@ -117,8 +117,16 @@ async def test_announcements_and_strange_daemons(world: World) -> None:
     router, service = f"{prefix}-r-{network.router_id[:11]}", f"{prefix}-s-{network.id[:11]}"
 
     world.inside(router, "kill", (directory / "pid").read_text().strip())
-    until(lambda: not list(processes_in(router)), "end of radvd")
+    until(lambda: not list(processes_in(router)), "end of radvd", 20)
     await audited.names("process", "radvd")
+
+    (announced,) = directory.glob("radvd-*.conf")
+    (served,) = (world.config.state_dir / "network" / network.id).glob("dnsmasq-*.conf")
+    for file, program in ((announced, "radvd"), (served, "dnsmasq")):
+        text = file.read_text()
+        file.write_text(f"# by hand\n{text}")
+        await audited.names("file", f"{program}.conf", "edited")
+        assert file.read_text() == text
 
     stranger = world.background(service, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0")
     until(lambda: len(list(processes_in(service))) == 2, "the second dnsmasq")

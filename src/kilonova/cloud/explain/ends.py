@@ -88,8 +88,10 @@ def address_hop(trail: Trail, role: str, port: Port, address: str, routers: Iter
     seen = [trail.hosts.see(host, networks=[network.id], addresses=[address])] if host else []
     near = {item.id: item.host for item in (*routers, *interfaces_of(snapshot.routers, network.id)) if item.host}
     seen += [trail.hosts.see(there, routers=[router_id], addresses=[address]) for router_id, there in near.items()]
-    where, by_dhcp = f"{trail.host(host)}: DHCP server of {trail.network(network)}", subnet.enable_dhcp and bool(host)
-    intent = f"{address} ({port.mac})" + (" by DHCP" if by_dhcp else ", set in the guest")
+    by_dhcp = subnet.enable_dhcp and bool(host) and not subnet.makes_addresses
+    where = f"{trail.host(host)}: DHCP server of {trail.network(network)}" if by_dhcp else trail.port(port)
+    intent = f"{address} ({port.mac})"
+    intent += " by DHCP" if by_dhcp else " by SLAAC" if subnet.makes_addresses else ", set in the guest"
     speakers = {network.id, *near}
     told = [item for sight in seen if sight.told for item in sight.told.neighbours]
     heard = [item for item in dict.fromkeys(told) if item.address == address and item.owner in speakers]

@@ -87,6 +87,12 @@ class Subnet:
     host_routes: tuple[tuple[str, str], ...]
     service_address: str | None
     host: str | None
+    ipv6_address_mode: str | None = None
+
+    @property
+    def makes_addresses(self) -> bool:
+        """Its guests make their addresses of its prefix and ask nobody for them."""
+        return self.ipv6_address_mode in ("slaac", "dhcpv6-stateless")
 
 
 @dataclass(frozen=True)

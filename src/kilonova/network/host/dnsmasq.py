@@ -91,6 +91,14 @@ class Dnsmasq:
     def is_running(self, network_id: str) -> bool:
         return self._process(network_id) is not None
 
+    def is_configured(self, plan: ServicePlan) -> bool:
+        """Whether its configuration file says what is planned."""
+        directory = self._root / plan.network_id
+        if not directory.is_dir():
+            return False
+        files = dnsmasq_files(plan, directory, SERVICE_DEVICE, _user_of(directory))
+        return text_of(directory / files.config_name) == files.config
+
     def _write_watched(self, network_id: str, files: DnsmasqFiles, *, look: bool) -> list[str]:
         directory = self._root / network_id
         wanted = files.watched()

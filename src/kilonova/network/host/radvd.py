@@ -39,7 +39,8 @@ class Radvd:
             return self.remove(plan.router_id)
         process = alive(directory / "pid", directory)
         config = directory / files.config_name
-        if process is not None and runs(process, str(config), namespace) and text_of(config) == files.config:
+        configured = self.is_configured(plan)
+        if process is not None and runs(process, str(config), namespace) and configured:
             cut_log(directory / "log")
             return []
         if process is not None:
@@ -61,6 +62,11 @@ class Radvd:
     def process(self, router_id: str) -> int | None:
         """The live radvd of a router."""
         return alive(self._root / router_id / "pid", self._root / router_id)
+
+    def is_configured(self, plan: RouterPlan) -> bool:
+        """Whether its configuration file says what is planned; there is nothing to say where nothing is announced."""
+        files = radvd_files(plan)
+        return files is None or text_of(self._root / plan.router_id / files.config_name) == files.config
 
     def _start(self, directory: Path, files: RadvdFiles, namespace: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
