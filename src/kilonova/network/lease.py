@@ -113,7 +113,14 @@ class Lease:
         return self._until - self._clock()
 
     async def renew(self, beat: Beat) -> Renewal:
-        """Ask for it once. Raises what the store raises; then it goes on running out."""
+        """Ask for it; again at once when it was refused and is seen to be over, so that no restart waits.
+
+        Raises what the store raises; then it goes on running out.
+        """
+        found = await self._ask(beat)
+        return await self._ask(beat) if not found.held and self._ended() is not None else found
+
+    async def _ask(self, beat: Beat) -> Renewal:
         asked_at = self._clock()
         found = await self._store.write(renew, self.owner, self._lease_s, beat, ended=self._ended())
         if found.held:

@@ -93,6 +93,12 @@ class Trail:
             if namespace.endswith(namespace_end):
                 where, why = f"{self.host(sight.host)}: {namespace}", f"nft tables that are not this cloud's: {names}"
                 command = f"ip netns exec {namespace} nft delete table ..."
+                if self.snapshot.project_id is not None:  # who is no administrator cannot look there either
+                    where, why, command = (
+                        self.host(sight.host),
+                        "there are packet filters that are not this cloud's",
+                        "",
+                    )
                 self.note(name, where, "only this cloud's tables", "unknown", why=why, command=command)
 
     def silence(self, sight: Sight) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from kilonova.cloud.explain.question import Traffic, parse_traffic
 from kilonova.cloud.explain.rows import Floating, Group, Service
 from kilonova.errors import BadRequest
-from kilonova.network.observation import Deviation, Neighbour
+from kilonova.network.observation import Deviation, Neighbour, Observation
 
 from .snapshots import EVERYTHING, Scene, hop, replace_told, words
 
@@ -264,6 +264,26 @@ def test_a_member_is_told_no_host_and_no_router_of_others(scene: Scene) -> None:
     assert found.verdict == "dropped"
     assert not any(f"host{number}" in words(found) for number in (1, 2, 3))
     assert "secret" not in words(found)
+
+
+def test_a_member_is_told_nothing_of_the_machine(scene: Scene) -> None:
+    silence = "network.host1 did not answer observe within 4 s"
+    failed = dict.fromkeys(("", "client", "web", "r"), "radvd -C /secret/path: no")
+    odd = scene.as_planned(
+        "host1",
+        scene.needs("client", "far"),
+        planned=(),
+        failures=failed,
+        foreign_tables=dict.fromkeys(("kn-switch", "kn-r-r"), ("secret",)),
+    )
+    answers: tuple[Observation | str, ...] = (silence, odd)
+    for told in answers:
+        found = scene.explain("client", "far", told={"host1": told}, project_id="p")
+        assert found.verdict != "arrives"
+        assert not any(word in words(found) for word in ("host1", "secret", "ip netns")), words(found)
+        operators = words(scene.explain("client", "far", told={"host1": told}))
+        assert "host1" in operators
+        assert "secret" in operators or told is silence
 
 
 def test_allowed_pairs_and_port_security_open_what_they_say(scene: Scene) -> None:
