@@ -85,7 +85,7 @@ async def test_groups_of_ipv6(sixth: Sixth) -> None:
     assert "--ethertype IPv6" in found["command"], words(found)
 
 
-async def test_filters_and_devices_of_ipv6(sixth: Sixth) -> None:
+async def test_filters_devices_and_routers_of_ipv6(sixth: Sixth) -> None:
     scene, client, web = sixth.scene, sixth.scene.client, sixth.scene.web
     await scene.dropped("anti-spoofing", "fd00:1::9", client, sixth.web, source_address="fd00:1::9")
     scene.nft("delete", f'bridge kn_l2 ip6_ok {{ "{tap(client)}" . {client.mac} . {sixth.client} }}')
@@ -101,11 +101,8 @@ async def test_filters_and_devices_of_ipv6(sixth: Sixth) -> None:
     scene.switch("ip", "link", "set", tap(client), "down")
     assert not pings(client.namespace, sixth.web)
     await scene.dropped("source device", f"link {tap(client)}", client, sixth.web)
+    await _mend(sixth)
 
-
-async def test_routers_of_ipv6(sixth: Sixth) -> None:
-    scene = sixth.scene
-    await eventually(lambda: pings(scene.client.namespace, sixth.far), WITHIN_S)
     scene.router("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=0")
     assert not pings(scene.client.namespace, sixth.far)
     await scene.dropped("router", "net.ipv6.conf.all.forwarding", scene.client, sixth.far)

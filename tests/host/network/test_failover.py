@@ -7,13 +7,15 @@ process or when the host has lost the data store.
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,23 +25,26 @@ from kilonova.cloud.failover import Failover
 from kilonova.config import Config, NetworkConfig
 from kilonova.network.host import namespaces
 from kilonova.network.host.inspect import inspect_namespace
+from kilonova.network.host.processes import processes_in
 from kilonova.store import schema
 
 from .fabric import Fabric
+from .frames import IPV6, advertisement, ethernet, hears, icmp6, send
+from .sixth import addresses6, ask_dhcp6, default_routes6, give, subnet6
 from .test_hosts import columns
 from .traffic import Pings
 from .world import Guest, Network, World, pings
 
 LEASE_S, MARGIN_S, HEARTBEAT_S = 3.0, 1.0, 0.5
 WITHIN_S = 30.0
+CIDR6, MARK = "fd00:1::/64", b"as if it lived"
 
 
 @dataclass
 class Rack:
-    """Two network hosts, a compute host with a guest, and the failover that watches them."""
+    """Two network hosts that are watched, and a compute host with a guest."""
 
     fabric: Fabric
-    failover: Failover
     public: Network
     network: Network
     guest: Guest
@@ -65,7 +70,7 @@ class Rack:
 
     async def home(self) -> str:
         """The network's host."""
-        return str((await self.dying.row(schema.networks, self.network.id))["host"])
+        return await _home(self.dying, self.network)
 
 
 def quick(config: Config) -> Config:
@@ -76,11 +81,8 @@ def quick(config: Config) -> Config:
 @pytest.fixture
 async def rack(fabric: Fabric, request: pytest.FixtureRequest) -> AsyncIterator[Rack]:
     """The network's manager is the fixture's parameter, VLAN without one."""
-    for world in fabric.hosts:
-        await world.restart_agent(quick(world.config))
+    await _hasten(fabric)
     first, _, third = fabric.hosts
-    mine = schema.services.c.host == third.name
-    await first.store.write(lambda tx: tx.execute(update(schema.services).where(mine).values(enabled=False)).rowcount)
     public = await first.public_network()
     network = await first.network(public=public, **columns(fabric, getattr(request, "param", "vlan")))
     group = await first.group(network.project_id)
@@ -89,13 +91,29 @@ async def rack(fabric: Fabric, request: pytest.FixtureRequest) -> AsyncIterator[
     await third.wire(guest)
     assert await third.dhcp(guest) == guest.address
     floating = await first.floating_ip(public, 50, guest)
+    async with _watched(fabric):
+        yield Rack(fabric, public, network, guest, floating)
+
+
+async def _hasten(fabric: Fabric) -> None:
+    """Short leases; the third host is none of the network's hosts."""
+    for world in fabric.hosts:
+        await world.restart_agent(quick(world.config))
+    first, _, third = fabric.hosts
+    mine = schema.services.c.host == third.name
+    await first.store.write(lambda tx: tx.execute(update(schema.services).where(mine).values(enabled=False)).rowcount)
+
+
+@asynccontextmanager
+async def _watched(fabric: Fabric) -> AsyncIterator[None]:
+    """Every switch is armed, and somebody watches the leases."""
     await fabric.look()
     for world in fabric.hosts:
         await until(partial(_progress, world, "guarded"), f"the switch of {world.name} is armed")
-    failover = Failover(first.store, first.bus, quick(first.config))
+    failover = Failover(fabric.hosts[0].store, fabric.hosts[0].bus, quick(fabric.hosts[0].config))
     await failover.start()
     try:
-        yield Rack(fabric, failover, public, network, guest, floating)
+        yield
     finally:
         await failover.stop()
 
@@ -136,6 +154,81 @@ async def test_networks_and_floating_addresses_move_and_the_dead_host_is_silent(
     assert await answers(rack.fabric.outside, rack.floating) == 1
     assert await reaches(guest.namespace, gateway)
     assert await rack.home() == alive.name
+
+
+@pytest.mark.parametrize("rack", ["vxlan"], indirect=True)
+async def test_ipv6_moves_and_the_dead_hosts_announcements_and_services_are_not_heard(rack: Rack) -> None:
+    """The guest keeps its address and its default route: the router's link-local address is the same everywhere."""
+    dead, alive, guest = rack.dying, rack.surviving, rack.guest
+    subnet = await subnet6(dead, rack.network, CIDR6, "dhcpv6-stateless", router_id=rack.network.router_id)
+    address = await give(dead, guest, subnet)
+    await rack.fabric.look()
+    await until(lambda: asyncio.to_thread(lambda: address in addresses6(guest)), "address")
+    routes = await asyncio.to_thread(default_routes6, guest)
+    assert len(routes) == 1
+    await until(lambda: reaches(guest.namespace, subnet.at(1)), "the gateway answers")
+    answer = {"address": "", "dns": ["fd00:1::2"], "domain": "kilonova.internal"}
+    assert await asyncio.to_thread(ask_dhcp6, guest, "inform") == answer
+    assert await announces(rack, dead)
+    assert await serves(rack, dead)
+
+    await kill(dead)
+
+    await until(lambda: _is(rack.home(), alive.name), "the network is another host's")
+    await until(lambda: reaches(guest.namespace, subnet.at(1)), "the gateway answers")
+    await alive.look()
+    assert namespaces.exists(rack.router(dead)), "what the dead host had made is still there"
+    assert await asyncio.to_thread(_daemons, rack.router(dead)) == {"radvd"}
+    assert await asyncio.to_thread(_daemons, rack.router(alive)) == {"radvd"}
+    assert not await announces(rack, dead)
+    assert not await serves(rack, dead)
+    assert not await reaches(rack.router(dead), address)
+    assert await announces(rack, alive)
+    assert await serves(rack, alive)
+    assert await asyncio.to_thread(addresses6, guest) == {address}
+    assert await asyncio.to_thread(default_routes6, guest) == routes
+    assert await asyncio.to_thread(ask_dhcp6, guest, "inform") == answer
+
+    await revive(dead)
+
+    assert not namespaces.exists(rack.router(dead))
+    assert await reaches(guest.namespace, subnet.at(1))
+
+
+async def test_the_lease_of_a_flat_network_is_renewed_at_the_host_that_took_over(fabric: Fabric) -> None:
+    for world in fabric.hosts:
+        fabric.flat_bridge(world)
+        world.configure(flat_bridges={"flat1": "br-flat"})
+    await _hasten(fabric)
+    dead, alive, compute = fabric.hosts
+    network = await dead.network(**columns(fabric, "flat-dhcp"))
+    group = await dead.group(network.project_id)
+    await dead.rule(group, protocol="icmp")
+    guest = await compute.port(network, 3, [group])
+    await compute.wire(guest)
+    assert await compute.dhcp(guest) == guest.address
+    service = network.address(2)
+    async with _watched(fabric):
+        await until(lambda: reaches(guest.namespace, service), "the services answer")
+
+        await kill(dead)
+
+        await until(lambda: _is(_home(dead, network), alive.name), "the network is another host's")
+        await until(lambda: reaches(guest.namespace, service), "the services answer")
+        await alive.look()
+        left, taken = (f"{world.config.host.prefix}-s-{network.id[:11]}" for world in (dead, alive))
+        assert namespaces.exists(left), "what the dead host had made is still there, and says nothing"
+        assert not await reaches(left, guest.address)
+        assert await reaches(taken, guest.address)
+        assert await compute.dhcp(guest) == guest.address
+        leases = alive.config.state_dir / "network" / network.id / "leases"
+        assert guest.mac in await asyncio.to_thread(leases.read_text)
+
+        await revive(dead)
+
+        assert not namespaces.exists(left)
+        assert await compute.dhcp(guest) == guest.address
+        assert "br-flat" in inspect_namespace(dead.switch).links, "the administrator's bridge stays"
 
 
 async def test_a_host_that_is_back_takes_over_in_its_turn(rack: Rack) -> None:
@@ -202,6 +295,35 @@ async def test_a_lone_network_host_has_no_switch_that_could_silence_it(world: Wo
     assert await reaches(world.outside, floating)
 
 
+async def announces(rack: Rack, world: World) -> bool:
+    """Does the guest hear what the router's namespace on a host says as a router?"""
+    router = rack.router(world)
+    device = next(name for name in inspect_namespace(router).links if name.startswith("int"))
+    source, everybody = "fe80::1", "ff02::1"
+    packet = icmp6(source, everybody, 134, struct.pack("!BBHII", 64, 0, 0, 0, 0) + MARK)
+    frame = ethernet(await _mac(world, router, device), "33:33:00:00:00:01", IPV6, packet)
+    return await asyncio.to_thread(hears, rack.guest.namespace, MARK, partial(send, router, frame, device))
+
+
+async def serves(rack: Rack, world: World) -> bool:
+    """Does the guest hear where the services' namespace on a host says it is?"""
+    service, source = rack.service(world), "fd00:1::2"
+    mac = await _mac(world, service, "svc0")
+    packet = icmp6(source, "ff02::1", 136, advertisement(source, mac) + MARK)
+    frame = ethernet(mac, "33:33:00:00:00:01", IPV6, packet)
+    return await asyncio.to_thread(hears, rack.guest.namespace, MARK, partial(send, service, frame, "svc0"))
+
+
+async def _mac(world: World, namespace: str, device: str) -> str:
+    shown = await asyncio.to_thread(world.inside, namespace, "ip", "-j", "link", "show", "dev", device)
+    return str(json.loads(shown)[0]["address"])
+
+
+def _daemons(namespace: str) -> set[str]:
+    found = (Path(f"/proc/{process}/comm") for process in processes_in(namespace))
+    return {name.read_text().strip() for name in found if name.exists()}
+
+
 async def kill(world: World) -> None:
     """The agent is gone; nothing of what it made is touched, nobody is told."""
     agent = world.agent
@@ -262,6 +384,10 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 
 async def _is(found: Awaitable[str], wanted: str) -> bool:
     return await found == wanted
+
+
+async def _home(world: World, network: Network) -> str:
+    return str((await world.row(schema.networks, network.id))["host"])
 
 
 async def _service(world: World) -> Any:
