@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, delete, or_, select, update
@@ -21,6 +22,7 @@ from kilonova.cloud.network_lists import (
     standard,
 )
 from kilonova.cloud.networks import NETWORKS
+from kilonova.cloud.subnets import overlap
 from kilonova.context import Context
 from kilonova.errors import BadRequest, Forbidden
 from kilonova.network.addresses import parsed
@@ -72,6 +74,8 @@ _OF_VPN_CLIENT = _DESCRIBING | {"security_groups", "port_security_enabled"}
 """What may change of a VPN client's port: its address is in the client's file."""
 
 _MODES = ("ipv6_address_mode", "ipv6_ra_mode")
+_EMBEDDED = (ip_network("::/96"), ip_network("::ffff:0:0/96"))
+"""IPv4 addresses within IPv6 (RFC 4291, section 2.5.5), which no frame carries and every program writes otherwise."""
 _MOST_FIXED_IPS = 5
 _MOST_PAIRS = 10
 
@@ -327,6 +331,8 @@ def _pairs(items: Sequence[Mapping[str, Any]], mac: str, secured: bool) -> list[
             network = plain_network(text)
         except ValueError:
             raise BadRequest(f"allowed_address_pairs: '{text}' is not an address or CIDR.") from None
+        if any(overlap(network, embedded) for embedded in _EMBEDDED):
+            raise BadRequest(f"allowed_address_pairs: {text} is an IPv4 address in the form of IPv6: say it as IPv4.")
         if network.num_addresses > LARGEST_PAIR:
             raise BadRequest(
                 f"allowed_address_pairs: {text} has more than {LARGEST_PAIR} addresses: name smaller ones, or switch "

@@ -236,9 +236,7 @@ def service_port_layout(plan: ServicePlan, namespace: str) -> Layout:
     port = _trusted_veth(device, plan.network_id, plan.bridge, plan.mtu, Peer(namespace, SERVICE_DEVICE, plan.mac))
     addresses = [*(subnet.service_address for subnet in plan.subnets), METADATA_ADDRESS, link_local(plan.mac)]
     guarded = {
-        ElementKey(
-            rules.INGRESS6 if ":" in each else rules.INGRESS, f"{_quoted(plan.bridge)} . {each}"
-        ): "goto services"
+        ElementKey(rules.SERVED6 if ":" in each else rules.SERVED, f"{_quoted(plan.bridge)} . {each}"): ""
         for each in addresses
     }
     return Layout(links=port.links, elements={**port.elements, **guarded})

@@ -82,13 +82,19 @@ class _Planner:
         services = {service.network_id: service for service in self._services()}
         bridges = {bridge.name: bridge for bridge in self._bridges()}
         routers = {router.id: self._router(router) for router in self.rows.routers if router.admin_state_up}
+        ports = {port.port_id: port for port in self._ports()}
+        claimed = (
+            {(port.network_id, item.address) for port in ports.values() for item in port.filters}
+            if (self.rows.vpn_clients)
+            else set()
+        )
         return HostPlan(
             bridges=bridges,
-            ports={port.port_id: port for port in self._ports()},
+            ports=ports,
             groups={group.group_id: group for group in self._groups()},
             services=services,
             routers=routers,
-            vpns={vpn.vpn_id: vpn for vpn in plan_vpns(self.rows, routers, self.groups_of, self.host.prefix)},
+            vpns={vpn.vpn_id: vpn for vpn in plan_vpns(self.rows, routers, self.groups_of, self.host.prefix, claimed)},
             uplinks=tuple(self._uplinks()),
             tunnels={tunnel.network_id: tunnel for tunnel in tunnels(self.rows, self.host)},
             outside=self._outside(),

@@ -59,6 +59,8 @@ _MOST_CUT = 262144
 UNDERLAY = groups("underlay")
 """The NIC of the tunnel: the only one on which the switch namespace itself receives anything."""
 EGRESS6, INGRESS6 = groups("egress6"), groups("ingress6")
+SERVED, SERVED6 = groups("served4"), groups("served6")
+"""Where networks' services answer. Sets of their own: a guest's allowed pair may be the same address."""
 FLOATING = nat("fip")
 FIXED = nat("fip_rev")
 INSIDE = nat("inside")
@@ -108,6 +110,8 @@ def switch_rules(*, guarded: bool = False) -> Layout:
         CUT_OTHER6: _cut_flows("ipv6_addr", "inet_proto", "10m"),
         EGRESS6: "type ifname . ipv6_addr : verdict;",
         INGRESS6: "type ifname . ipv6_addr : verdict;",
+        SERVED: "type ifname . ipv4_addr;",
+        SERVED6: "type ifname . ipv6_addr;",
         UNDERLAY: "type ifname;",
     }
     chains = {
@@ -188,6 +192,8 @@ def switch_rules(*, guarded: bool = False) -> Layout:
             "oifname . ip saddr @dhcp_srv udp sport 67 udp dport 68 accept",
             # From a server on the link; that guests are none, and no router forwards it, is sure.
             "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept",
+            f"oifname . ip daddr @{SERVED.name} goto services",
+            f"oifname . ip6 daddr @{SERVED6.name} goto services",
             "oifname . ip daddr vmap @ingress",
             "oifname . ip6 daddr vmap @ingress6",
             "accept",

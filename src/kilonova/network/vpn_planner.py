@@ -12,15 +12,22 @@ from kilonova.network.vpn_plan import OVERHEAD, VpnClientPlan, VpnPlan, device_n
 
 
 def plan_vpns(
-    rows: HostRows, routers: Mapping[str, RouterPlan], groups_of: Mapping[str, Iterable[str]], prefix: str
+    rows: HostRows,
+    routers: Mapping[str, RouterPlan],
+    groups_of: Mapping[str, Iterable[str]],
+    prefix: str,
+    claimed: set[tuple[str, str]],
 ) -> Iterable[VpnPlan]:
-    """The VPNs of routers that stand here and are connected outside."""
+    """The VPNs of routers that stand here and are connected outside.
+
+    `claimed`: (network, address) that ports here have filters for, be it by an allowed address pair.
+    """
     ports = {port.id: port for port in rows.ports}
     addresses = {row.port_id: row.address for row in rows.addresses if ":" not in row.address}
     clients: dict[str, list[VpnClientRow]] = defaultdict(list)
     for client in rows.vpn_clients:
         clients[client.vpn_id].append(client)
-    taken = _taken(rows, set(ports) & {client.port_id for client in rows.vpn_clients})
+    taken = _taken(rows, set(ports) & {client.port_id for client in rows.vpn_clients}) | claimed
     for vpn in rows.vpns:
         router = routers.get(vpn.router_id)
         if router is None or router.external is None:

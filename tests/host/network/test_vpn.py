@@ -387,3 +387,22 @@ async def test_a_device_that_a_crash_left_unmarked_goes_with_its_vpn(
 
     until(lambda: wireguard_processes(project.router) == [], "end of the process")
     assert "wg" not in project.in_router("ip", "-br", "link")
+
+
+async def test_a_pair_that_covers_services_and_clients_is_realised_and_goes(project: Project) -> None:
+    world, group = project.world, project.group
+    pair = {"ip_address": project.network.cidr, "mac_address": "fa:16:3e:00:00:01"}
+    guest = await world.guest(project.network, 20, [group], allowed_address_pairs=[pair])
+    await world.look()
+    await world.look_at_host()
+    assert world.agent._last is not None
+    assert world.agent._last.outcome.changes == ()
+    assert pings(guest.namespace, project.guest.address)
+    assert connects(project.client.namespace, project.guest.address, 80) == project.client.address
+
+    await world.delete_port(guest.port_id)
+    await world.look()
+    await world.look_at_host()
+
+    assert world.agent._last.outcome.changes == ()
+    assert connects(project.client.namespace, project.guest.address, 80) == project.client.address

@@ -56,6 +56,8 @@ async def test_a_name_is_one_of_the_networks_domain(member: Caller, world: Cloud
         ({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1400", "more": 1}]}, "more"),
         ({"allowed_address_pairs": [{"ip_address": "10.0.0.0/33"}]}, "allowed_address_pairs"),
         ({"allowed_address_pairs": [{"ip_address": "fd00::1%eth0"}]}, "allowed_address_pairs"),
+        ({"allowed_address_pairs": [{"ip_address": "::ffff:10.0.0.5"}]}, "allowed_address_pairs"),
+        ({"allowed_address_pairs": [{"ip_address": "::10.0.0.5"}]}, "allowed_address_pairs"),
         ({"allowed_address_pairs": [{"ip_address": "10.0.0.5", "mac_address": "ff:ff"}]}, "mac_address"),
         ({"fixed_ips": [{"ip_address": "10.0.0.256"}]}, "ip_address"),
         ({"fixed_ips": [{"ip_address": "10.9.9.9"}]}, "fixed_ips"),
