@@ -56,6 +56,11 @@ class RunningCloud:
     def down(self, *options: str) -> None:
         self.kilonova("down", *options)
 
+    @property
+    def prefix(self) -> str:
+        """Begins the names of its namespaces."""
+        return str(json.loads((self.state_dir / "options.json").read_text())["prefix"])
+
     def pid(self) -> int:
         return int((self.state_dir / "run" / "kilonova.pid").read_text())
 
@@ -162,3 +167,31 @@ def run_program(
     words = f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert not check or done.returncode == 0, words
     return done
+
+
+class AsUser(RunningCloud):
+    """The same cloud in the shell of somebody else."""
+
+    def __init__(self, *where: Any) -> None:
+        *place, self._user = where
+        super().__init__(*place)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, **self.credentials(), **self._user}
+
+
+def told(cloud: RunningCloud, *args: str) -> Any:
+    """What a command prints with `--json`."""
+    return json.loads(cloud.kilonova(*args, "--json").stdout)
+
+
+def refused(cloud: RunningCloud, *args: str) -> str:
+    """The one line with which a command fails."""
+    failed: subprocess.CompletedProcess[str] = cloud.kilonova(*args, check=False)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert failed.stdout == ""
+    lines = failed.stderr.splitlines()
+    assert len(lines) == 1, failed.stderr
+    assert lines[0].startswith("kilonova: ")
+    return lines[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .running import RunningCloud, until
+from .running import AsUser, RunningCloud, refused, told, until
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +24,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
         cloud.down("--purge")
 
 
-def told(cloud: RunningCloud, *args: str) -> Any:
-    """What a command prints with `--json`."""
-    return json.loads(cloud.kilonova(*args, "--json").stdout)
-
-
 def pool(cloud: RunningCloud) -> list[str]:
     return [item["cidr"] for item in told(cloud, "network", "list")]
-
-
-def refused(cloud: RunningCloud, *args: str) -> str:
-    """The one line with which a command fails."""
-    failed: subprocess.CompletedProcess[str] = cloud.kilonova(*args, check=False)
-    assert failed.returncode == 1, failed.stdout + failed.stderr
-    assert failed.stdout == ""
-    lines = failed.stderr.splitlines()
-    assert len(lines) == 1, failed.stderr
-    assert lines[0].startswith("kilonova: ")
-    return lines[0]
 
 
 def test_networks_are_created_listed_shown_and_deleted(cloud: RunningCloud) -> None:
@@ -255,18 +237,6 @@ def test_members_are_refused_what_administrators_may(cloud: RunningCloud) -> Non
     cloud_as_member = AsUser(cloud.state_dir, cloud.mode, cloud.driver, cloud.port, mine)
     said = refused(cloud_as_member, "network", "list")
     assert "admin" in said
-
-
-class AsUser(RunningCloud):
-    """The same cloud in the shell of somebody else."""
-
-    def __init__(self, *where: Any) -> None:
-        *place, self._user = where
-        super().__init__(*place)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**super().environment, **self.credentials(), **self._user}
 
 
 def test_a_wrong_password_or_no_cloud_is_one_line(cloud: RunningCloud) -> None:

@@ -127,7 +127,7 @@ def _nothing_without_owner(cloud: RunningCloud) -> None:
 
 def _kernel_agrees(cloud: RunningCloud, instances: dict[str, Any], ports: dict[str, Any]) -> bool:
     """Taps, guests' namespaces, routers' and services' namespaces: each has a row, each row has its own."""
-    prefix = _prefix(cloud)
+    prefix = cloud.prefix
     namespaces = {line.split()[0] for line in _lines("ip", "netns", "list") if line.startswith(f"{prefix}-")}
     running = {i for i, row in instances.items() if row["vm_state"] == "active" and row["power_state"] == 1}
     guests = {name.removeprefix(f"{prefix}-g-") for name in namespaces if name.startswith(f"{prefix}-g-")}
@@ -142,14 +142,6 @@ def _kernel_agrees(cloud: RunningCloud, instances: dict[str, Any], ports: dict[s
         and {port["id"][:11] for port in ports.values() if port["device_id"] in running} <= taps
         and found_routers == routers
     )
-
-
-def _prefix(cloud: RunningCloud) -> str:
-    from kilonova.service.state import StateDirectory
-
-    options = StateDirectory(cloud.state_dir).read_options()
-    assert options is not None
-    return options.prefix
 
 
 def _lines(*argv: str) -> list[str]:

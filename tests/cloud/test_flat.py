@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ class Site:
 
     @property
     def prefix(self) -> str:
-        return str(json.loads((self.cloud.state_dir / "options.json").read_text())["prefix"])
+        return self.cloud.prefix
 
     def up(self) -> None:
         named = [word for physical, bridge, _, _ in LANS.values() for word in ("--flat", f"{physical}={bridge}")]

@@ -48,13 +48,8 @@ def sixth(server: Any, network: Any) -> str:
     return next(str(item["addr"]) for item in server.addresses[network.name] if item["version"] == 6)
 
 
-def prefix(cloud: RunningCloud) -> str:
-    status = cloud.kilonova("status").stdout.splitlines()
-    return next(line.split()[1] for line in status if line.startswith("prefix"))
-
-
 def in_guest(cloud: RunningCloud, server: Any, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = ["ip", "netns", "exec", f"{prefix(cloud)}-g-{server.id[:11]}", *words]
+    argv = ["ip", "netns", "exec", f"{cloud.prefix}-g-{server.id[:11]}", *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
 
 

@@ -173,7 +173,7 @@ def test_guests_outlive_a_killed_process_and_come_back_after_down(make_cloud: Ma
 def test_down_purge_leaves_nothing(make_cloud: MakeCloud) -> None:
     cloud = make_cloud("sandbox", "namespace")
     cloud.up()
-    prefix = json.loads((cloud.state_dir / "options.json").read_text())["prefix"]
+    prefix = cloud.prefix
     image = cloud.upload_tiny()
     user = cloud.connect()
     flavor = user.compute.find_flavor("m1.nano", ignore_missing=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import subprocess
@@ -11,7 +10,6 @@ from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from openstack.connection import Connection
@@ -31,7 +29,7 @@ def test_guests_of_several_projects_get_leases_and_reach_their_own_alone(light_s
     guests = [(member, _server(member, image.id)) for _ in range(GUESTS) for member in members]
     addresses = {server: _address(member, server) for member, server in guests}
 
-    prefix = _prefix(light_sandbox)
+    prefix = light_sandbox.prefix
     for _, server in guests:
         until(f"lease of {server}", partial(_has_address, prefix, server, addresses[server]))
 
@@ -111,7 +109,7 @@ def _address(member: Connection, server: str) -> str:
 
 def _census(cloud: RunningCloud) -> Counter[str]:
     """Namespaces, links, filters, processes, files and rows of the cloud."""
-    prefix = _prefix(cloud)
+    prefix = cloud.prefix
     found = Counter({f"rows of {table}": number for table, number in _rows(cloud).items() if table not in REMEMBERED})
     found.update(
         f"namespace {name.split('-')[1]}" for name in os.listdir("/run/netns") if name.startswith(f"{prefix}-")
@@ -140,11 +138,6 @@ def _command(process: Path) -> bytes:
         return (process / "cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return b""
-
-
-def _prefix(cloud: RunningCloud) -> str:
-    document: dict[str, Any] = json.loads(cloud.kilonova("status", "--json").stdout)
-    return str(document["prefix"])
 
 
 def _inside(prefix: str, server: str, *argv: str) -> str:

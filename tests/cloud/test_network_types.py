@@ -15,7 +15,7 @@ from .running import RunningCloud, until
 
 def guest_says(cloud: RunningCloud, server: Any, *words: str) -> str:
     """What a program says inside a light guest; nothing when it fails."""
-    prefix = json.loads((cloud.state_dir / "options.json").read_text())["prefix"]
+    prefix = cloud.prefix
     argv = ["ip", "netns", "exec", f"{prefix}-g-{server.id[:11]}", *words]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
     return done.stdout if done.returncode == 0 else ""

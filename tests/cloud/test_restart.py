@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from host.network.traffic import Pings, Stream
 
 from .conftest import MakeCloud
@@ -29,7 +27,7 @@ def test_kill_and_restart_lose_no_ping_and_no_byte(make_cloud: MakeCloud) -> Non
     public = next(user.network.networks(is_router_external=True))
     floating = user.network.create_ip(floating_network_id=public.id, port_id=ports[0].id)
     until("the floating address is active", lambda: user.network.get_ip(floating.id).status == "ACTIVE")
-    prefix = json.loads((cloud.state_dir / "options.json").read_text())["prefix"]
+    prefix = cloud.prefix
     guests = [f"{prefix}-g-{server.id[:11]}" for server in servers]
     inside = ports[0].fixed_ips[0]["ip_address"]
     until("the guest has its address", lambda: _replies(guests[1], inside))

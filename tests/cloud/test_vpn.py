@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import stat
@@ -16,8 +15,7 @@ import pytest
 
 from kilonova.network.host import namespaces, wireguard
 
-from .running import RunningCloud, until
-from .test_admin_commands import AsUser, refused, told
+from .running import AsUser, RunningCloud, refused, told, until
 
 
 @dataclass
@@ -55,7 +53,7 @@ def tenant(light_sandbox: RunningCloud, tmp_path: Path) -> Iterator[Tenant]:
     server = user.compute.create_server(name="inner", image_id=image.id, flavor_id="1", networks="auto")
     server = user.compute.wait_for_server(server, interval=0.1, wait=60)
     address = next(iter(server.addresses.values()))[0]["addr"]
-    prefix = json.loads((cloud.state_dir / "options.json").read_text())["prefix"]
+    prefix = cloud.prefix
     outside = f"{prefix}-outside"
     try:
         yield Tenant(cloud, name, address, outside, tmp_path)

@@ -14,7 +14,7 @@ from typing import Any
 from kilonova.network.host import namespaces
 from kilonova.network.host.links import write_sysctls
 
-from .world import World
+from .world import World, inspect_namespace
 
 TRUNK, UNDERLAY, PUBLIC, FLAT = "trunk0", "under0", "public0", "flat0"
 """The NICs in a host's switch namespace, and the bridges of the rack."""
@@ -94,6 +94,20 @@ class Fabric:
         rack.inside(self.rack, "ip", *words)
         rack.inside(self.rack, "ip", "link", "set", end, "master", wire, "up")
         rack.inside(namespace, "ip", "link", "set", device, "up")
+
+
+def columns(fabric: Fabric, kind: str) -> dict[str, Any]:
+    """Of a network of this kind; what the administrator prepares for it is done."""
+    if kind == "vlan":
+        return {}
+    if kind == "vxlan":
+        vni = 9900 + next(fabric.hosts[0].numbers)
+        values = {"physical_network": "vxlan", "segmentation_id": vni, "bridge": f"bv{vni}", "mtu": 1500}
+        return {"manager": kind, **values}
+    for host in fabric.hosts:
+        if "br-flat" not in inspect_namespace(host.switch).links:
+            fabric.flat_bridge(host)
+    return {"manager": kind, "physical_network": "flat1", "segmentation_id": None, "bridge": "br-flat"}
 
 
 def _set_up_rack() -> None:

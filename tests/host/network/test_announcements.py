@@ -14,7 +14,8 @@ import pytest
 
 from kilonova.network.host import namespaces
 from kilonova.network.host.arp import Announcement, announce_again
-from kilonova.network.host.inspect import inspect_namespace
+
+from .world import inspect_namespace
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from kilonova.context import system_context
 from kilonova.store import schema
 
 from .explaining import words
-from .fabric import TRUNK, UNDERLAY, Fabric
-from .test_hosts import columns
+from .fabric import TRUNK, UNDERLAY, Fabric, columns
 from .world import Guest, World, pings
 
 

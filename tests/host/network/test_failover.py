@@ -11,32 +11,38 @@ import json
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from kilonova.cloud.failover import Failover
-from kilonova.config import Config, NetworkConfig
 from kilonova.network.host import namespaces
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.processes import processes_in
 from kilonova.store import schema
 
-from .fabric import Fabric
+from .fabric import Fabric, columns
 from .frames import IPV6, advertisement, ethernet, hears, icmp6, send
 from .sixth import addresses6, ask_dhcp6, default_routes6, give, subnet6
-from .test_hosts import columns
+from .takeover import (
+    LEASE_S,
+    MARGIN_S,
+    kill,
+    progress,
+    quick,
+    revive,
+    service_row,
+    switches_are_armed,
+    two_network_hosts,
+    until,
+)
 from .traffic import Pings
-from .world import Guest, Network, World, pings
+from .world import Guest, Network, World, inspect_namespace, pings
 
-LEASE_S, MARGIN_S, HEARTBEAT_S = 3.0, 1.0, 0.5
-WITHIN_S = 30.0
 CIDR6, MARK = "fd00:1::/64", b"as if it lived"
 
 
@@ -73,15 +79,10 @@ class Rack:
         return await _home(self.dying, self.network)
 
 
-def quick(config: Config) -> Config:
-    host = replace(config.host, heartbeat_interval_s=HEARTBEAT_S)
-    return replace(config, host=host, network=NetworkConfig(lease_s=LEASE_S, takeover_margin_s=MARGIN_S))
-
-
 @pytest.fixture
 async def rack(fabric: Fabric, request: pytest.FixtureRequest) -> AsyncIterator[Rack]:
     """The network's manager is the fixture's parameter, VLAN without one."""
-    await _hasten(fabric)
+    await two_network_hosts(fabric)
     first, _, third = fabric.hosts
     public = await first.public_network()
     network = await first.network(public=public, **columns(fabric, getattr(request, "param", "vlan")))
@@ -95,21 +96,11 @@ async def rack(fabric: Fabric, request: pytest.FixtureRequest) -> AsyncIterator[
         yield Rack(fabric, public, network, guest, floating)
 
 
-async def _hasten(fabric: Fabric) -> None:
-    """Short leases; the third host is none of the network's hosts."""
-    for world in fabric.hosts:
-        await world.restart_agent(quick(world.config))
-    first, _, third = fabric.hosts
-    mine = schema.services.c.host == third.name
-    await first.store.write(lambda tx: tx.execute(update(schema.services).where(mine).values(enabled=False)).rowcount)
-
-
 @asynccontextmanager
 async def _watched(fabric: Fabric) -> AsyncIterator[None]:
     """Every switch is armed, and somebody watches the leases."""
     await fabric.look()
-    for world in fabric.hosts:
-        await until(partial(_progress, world, "guarded"), f"the switch of {world.name} is armed")
+    await switches_are_armed(fabric)
     failover = Failover(fabric.hosts[0].store, fabric.hosts[0].bus, quick(fabric.hosts[0].config))
     await failover.start()
     try:
@@ -199,7 +190,7 @@ async def test_the_lease_of_a_flat_network_is_renewed_at_the_host_that_took_over
     for world in fabric.hosts:
         fabric.flat_bridge(world)
         world.configure(flat_bridges={"flat1": "br-flat"})
-    await _hasten(fabric)
+    await two_network_hosts(fabric)
     dead, alive, compute = fabric.hosts
     network = await dead.network(**columns(fabric, "flat-dhcp"))
     group = await dead.group(network.project_id)
@@ -236,7 +227,7 @@ async def test_a_host_that_is_back_takes_over_in_its_turn(rack: Rack) -> None:
     await kill(first)
     await until(lambda: _is(rack.home(), second.name), "moved")
     await revive(first)
-    await until(lambda: _progress(second, "guarded"), "armed")
+    await until(lambda: progress(second, "guarded"), "armed")
     network = await second.network(public=rack.public)
     await second.look()
 
@@ -268,8 +259,8 @@ async def test_renewals_of_the_lease_and_short_restarts_are_not_noticed(rack: Ra
     """The element of the dead man's switch is replaced with every heartbeat, and outlives a restart of the agent."""
     flow = Pings(rack.fabric.outside, rack.floating, count=600)
     try:
-        beats = (await _service(rack.dying)).lease_until
-        while flow.going_on and (await _service(rack.dying)).lease_until == beats:
+        beats = (await service_row(rack.dying)).lease_until
+        while flow.going_on and (await service_row(rack.dying)).lease_until == beats:
             await asyncio.sleep(0.05)
         await rack.dying.restart_agent(quick(rack.dying.config))
         await rack.dying.look_at_host()
@@ -324,27 +315,6 @@ def _daemons(namespace: str) -> set[str]:
     return {name.read_text().strip() for name in found if name.exists()}
 
 
-async def kill(world: World) -> None:
-    """The agent is gone; nothing of what it made is touched, nobody is told."""
-    agent = world.agent
-    for task in agent._tasks:
-        task.cancel()
-    await asyncio.gather(*agent._tasks, return_exceptions=True)
-    if agent._subscription is not None:
-        await agent._subscription.close()
-    await agent._metadata.close()
-    agent._lease._until = float("-inf")
-
-
-async def revive(world: World) -> None:
-    """Another agent of the host starts; the lease of the first has ended."""
-    before = world.agent
-    world.agent = type(before)(world.store, world.bus, quick(world.config))
-    await world.agent.start()
-    with suppress(Exception):
-        await asyncio.to_thread(before._host.close)
-
-
 async def reaches(namespace: str, address: str) -> bool:
     """In a thread: the agents' heartbeats must go on meanwhile."""
     return await asyncio.to_thread(pings, namespace, address)
@@ -375,28 +345,12 @@ def _ask(address: str) -> int:
         return found
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not await condition():
-            await asyncio.sleep(0.05)
-    assert await condition() or what.startswith("the "), what
-
-
 async def _is(found: Awaitable[str], wanted: str) -> bool:
     return await found == wanted
 
 
 async def _home(world: World, network: Network) -> str:
     return str((await world.row(schema.networks, network.id))["host"])
-
-
-async def _service(world: World) -> Any:
-    query = select(schema.services).where(schema.services.c.kind == "network", schema.services.c.host == world.name)
-    return await world.store.read(lambda tx: tx.execute(query).one())
-
-
-async def _progress(world: World, name: str) -> bool:
-    return bool((await _service(world)).progress.get(name))
 
 
 async def _public_address(rack: Rack) -> str:

@@ -12,12 +12,11 @@ from functools import partial
 from sqlalchemy import Connection, delete, update
 
 from kilonova.network.host import namespaces
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.store import schema
 from kilonova.store.ports import release_port
 
 from . import frames
-from .world import Guest, Network, World, connects, pings
+from .world import Guest, Network, World, connects, inspect_namespace, pings
 
 
 async def test_address_given_before_the_server_runs_works_when_it_does(world: World) -> None:

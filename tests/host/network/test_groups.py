@@ -14,10 +14,9 @@ from kilonova.network.flows import Cut, Flow
 from kilonova.network.group_rules import PROTOCOL_NUMBERS, chain_name
 from kilonova.network.host import namespaces, netlink
 from kilonova.network.host.conntrack import Conntrack
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.nftables import Nft
 
-from .world import Guest, World, connects, pings
+from .world import Guest, World, connects, inspect_namespace, pings
 
 EXPERIMENT = 253
 """A protocol number for experiments (RFC 3692): it has no ports."""

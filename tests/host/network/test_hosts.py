@@ -5,31 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from typing import Any
 
 import pytest
 
 from kilonova.network.host import namespaces
-from kilonova.network.host.inspect import inspect_namespace
 
-from .fabric import Fabric
-from .world import Guest, Network, World, connects, eventually, pings
+from .fabric import Fabric, columns
+from .world import Guest, Network, World, connects, eventually, inspect_namespace, pings
 
 KINDS = ("vlan", "vxlan", "flat-dhcp")
-
-
-def columns(fabric: Fabric, kind: str) -> dict[str, Any]:
-    """Of a network of this kind; what the administrator prepares for it is done."""
-    if kind == "vlan":
-        return {}
-    if kind == "vxlan":
-        vni = 9900 + next(fabric.hosts[0].numbers)
-        values = {"physical_network": "vxlan", "segmentation_id": vni, "bridge": f"bv{vni}", "mtu": 1500}
-        return {"manager": kind, **values}
-    for host in fabric.hosts:
-        if "br-flat" not in inspect_namespace(host.switch).links:
-            fabric.flat_bridge(host)
-    return {"manager": kind, "physical_network": "flat1", "segmentation_id": None, "bridge": "br-flat"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,9 +10,8 @@ import pytest
 
 from kilonova.store import schema
 
-from .fabric import Fabric
+from .fabric import Fabric, columns
 from .sixth import Subnet6, addresses6, ask_dhcp6, default_routes6, give, subnet6
-from .test_hosts import columns
 from .world import Guest, Network, World, eventually, pings
 
 CIDR = "fd00:1::/64"

@@ -8,13 +8,12 @@ import pytest
 
 from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.processes import processes_in
 from kilonova.network.host.vlans import kernel_has_8021q
 from kilonova.network.plan import tap_name
 from kilonova.store import schema
 
-from .world import World, pings, until
+from .world import World, inspect_namespace, pings, until
 
 
 async def test_restart_of_the_agent_restarts_nothing_and_drops_no_packet(world: World) -> None:

@@ -16,7 +16,7 @@ from kilonova.network.fragments import Names, fragments
 from kilonova.network.group_rules import GroupRule, compile_rules
 from kilonova.network.host import namespaces
 from kilonova.network.host.apply import KernelHost
-from kilonova.network.host.inspect import inspect_namespace, relevant
+from kilonova.network.host.inspect import relevant
 from kilonova.network.host.removal import remove_everything
 from kilonova.network.ipv6 import link_local
 from kilonova.network.layout import Tunnel, VlanTag, difference, merge
@@ -40,6 +40,8 @@ from kilonova.network.plan import (
 )
 from kilonova.network.tunnels import TunnelPlan
 from kilonova.process import run
+
+from .world import inspect_namespace
 
 GROUPS = [f"{number:08x}-0000-4000-8000-00000000000a" for number in range(3)]
 

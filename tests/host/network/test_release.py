@@ -8,14 +8,13 @@ import pytest
 
 from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.processes import processes_in
 from kilonova.network.host.radvd import Radvd
 from kilonova.network.host.removal import remove_everything
 from kilonova.network.plan import tap_name
 from kilonova.store import schema
 
-from .world import World
+from .world import World, inspect_namespace
 
 
 async def test_address_is_not_reusable_before_it_is_forgotten(world: World) -> None:

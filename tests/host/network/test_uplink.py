@@ -18,11 +18,12 @@ from kilonova.config import Config, HostConfig
 from kilonova.network import rules
 from kilonova.network.host import namespaces
 from kilonova.network.host.apply import KernelHost
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.interface import Outcome
 from kilonova.network.host.removal import remove_everything
 from kilonova.network.layout import ElementKey
 from kilonova.network.plan import BridgePlan, HostPlan, Uplink
+
+from .world import inspect_namespace
 
 PUBLIC = BridgePlan("br-public", "", 1500, 0)
 

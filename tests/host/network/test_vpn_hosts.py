@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from kilonova.cloud.failover import Failover
 from kilonova.store import schema
 
-from .fabric import Fabric
-from .test_failover import _progress, kill, quick, until
-from .test_hosts import columns
+from .fabric import Fabric, columns
+from .takeover import kill, quick, switches_are_armed, two_network_hosts, until
 from .vpn_world import client, connect, disconnect_all, reaches, vpn
 from .world import Network, World, connects
 
@@ -46,13 +44,7 @@ async def test_a_client_reaches_a_guest_of_another_host_as_far_as_groups_say(end
 
 
 async def test_a_router_that_another_host_takes_over_has_its_vpn_there(ending: Fabric) -> None:
-    dying, surviving, third = ending.hosts
-    for world in ending.hosts:
-        await world.restart_agent(quick(world.config))
-    mine_alone = schema.services.c.host == third.name
-    await dying.store.write(
-        lambda tx: tx.execute(update(schema.services).where(mine_alone).values(enabled=False)).rowcount
-    )
+    dying, surviving, third = await two_network_hosts(ending)
     network = await dying.network(public=await dying.public_network())
     group = await dying.default_group(network.project_id)
     guest = await third.guest(network, 3, [group])
@@ -61,8 +53,7 @@ async def test_a_router_that_another_host_takes_over_has_its_vpn_there(ending: F
     await ending.look()
     connect(dying, mine)
     assert reaches(mine, guest.address, 80) == mine.address
-    for world in ending.hosts:
-        await until(partial(_progress, world, "guarded"), f"the switch of {world.name} is armed")
+    await switches_are_armed(ending)
     failover = Failover(dying.store, dying.bus, quick(dying.config))
     await failover.start()
     try:

@@ -13,14 +13,13 @@ import pytest
 
 from kilonova.errors import CommandFailed
 from kilonova.network.host import namespaces
-from kilonova.network.host.inspect import inspect_namespace
 from kilonova.network.host.removal import let_go
 from kilonova.network.host.vlans import kernel_has_8021q
 from kilonova.network.layout import FLOOD, Forward
 from kilonova.store import schema
 
 from .fabric import FLAT, TRUNK, UNDERLAY, Fabric
-from .world import Guest, Network, World, eventually, pings
+from .world import Guest, Network, World, eventually, inspect_namespace, pings
 
 VNI = 9999
 VXLAN: dict[str, Any] = {

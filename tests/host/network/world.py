@@ -21,7 +21,9 @@ from kilonova.context import system_context
 from kilonova.ids import new_id
 from kilonova.network.agent import NetworkAgent
 from kilonova.network.host import namespaces
+from kilonova.network.host.inspect import survey
 from kilonova.network.host.removal import remove_everything
+from kilonova.network.layout import Layout
 from kilonova.network.plan import guest_end_name, tap_name
 from kilonova.store import schema
 from kilonova.store.database import Store
@@ -395,6 +397,11 @@ def until(condition: Callable[[], bool], what: str, within_s: float = 5.0) -> No
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {within_s} s"
         time.sleep(0.02)
+
+
+def inspect_namespace(name: str) -> Layout:
+    """What the kernel has in a namespace, as far as a plan can say it; raises `NotFound`."""
+    return survey(name).layout
 
 
 async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:

@@ -39,11 +39,6 @@ def survey(name: str) -> Survey:
     return namespaces.run_inside(name, look)
 
 
-def inspect_namespace(name: str) -> Layout:
-    """Of a namespace by name, as far as a plan can say it; raises `NotFound`."""
-    return survey(name).layout
-
-
 def relevant(found: Layout, wanted: Layout, prefix: str) -> Layout:
     """`found` without the links that are none of this cloud's, and without the routes through those.
 
