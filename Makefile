@@ -33,7 +33,7 @@ test: packages venv image lint  ## everything the tests need, then every tier
 	@echo "== tier lab: hosts with kernels of their own; skipped where User-Mode Linux cannot run"
 	$(SUDO) $(PYTEST) --durations=5 tests/lab
 	@echo "== tier cloud: real clients against running clouds"
-	$(SUDO) $(PYTEST) --durations=5 tests/cloud
+	$(SUDO) $(PYTEST) -n auto --dist loadfile --durations=5 tests/cloud
 
 check: lint unit  ## format, lint, types, import rules, unit tests; under a minute
 
@@ -58,7 +58,7 @@ lab: venv  ## the tier of hosts with kernels of their own: User-Mode Linux, real
 	$(SUDO) $(PYTEST) tests/lab
 
 cloud: venv image  ## the tier of real clients against running clouds
-	$(SUDO) $(PYTEST) tests/cloud
+	$(SUDO) $(PYTEST) -n auto --dist loadfile tests/cloud
 
 packages:
 	@tools/install-system-packages

@@ -89,7 +89,9 @@ async def test_drift_of_routers_and_services(world: World) -> None:
     await audited.names("chain", router, "kn_nat pre")
     (directory / "hosts" / f"{audited.guest.port_id}-{audited.guest.address}").unlink()
     await audited.names("file", audited.guest.address)
-    world.inside(service, "kill", (directory / "pid").read_text().strip())
+    process = int((directory / "pid").read_text())
+    world.inside(service, "kill", str(process))
+    until(lambda: process not in processes_in(service), "end of dnsmasq")
     await audited.names("process", "dnsmasq")
 
 

@@ -40,6 +40,9 @@ async def test_guest_makes_its_address_of_the_prefix_and_is_routed_by_the_router
     until(lambda: pings(first.namespace, addresses[1]), "way through the router", 10)
     assert _mtu6(first) == "1500"
 
+    found = await world.call("audit")
+    assert (found["drift"], found["leaks"]) == ([], [])
+
 
 async def test_guest_asks_for_its_address_and_gives_it_back(world: World) -> None:
     network, _ = await _routed(world)

@@ -271,11 +271,10 @@ class KernelHost:
         """Keys and peers; the networks of which a device may still know an address that it should have forgotten."""
         held: set[str] = set()
         for vpn in plan.vpns.values():
-            if vpn.router_id in failures or vpn.vpn_id in failures:
-                continue
-            with catching(failures, vpn.vpn_id):
-                words = self._wireguard.configure(vpn, self._names.router(vpn.router_id), look=look)
-                done += [f"VPN {vpn.vpn_id}: {word}" for word in words]
+            if not failures.keys() & {vpn.router_id, vpn.vpn_id}:
+                with catching(failures, vpn.vpn_id):
+                    words = self._wireguard.configure(vpn, self._names.router(vpn.router_id), look=look)
+                    done += [f"VPN {vpn.vpn_id}: {word}" for word in words]
             if vpn.vpn_id in failures:
                 held |= {leg.network_id for leg in plan.routers[vpn.router_id].interfaces}
         return held

@@ -99,6 +99,15 @@ class Dnsmasq:
         files = dnsmasq_files(plan, directory, SERVICE_DEVICE, _user_of(directory))
         return text_of(directory / files.config_name) == files.config
 
+    def altered(self, plan: ServicePlan) -> list[str]:
+        """Paths, in its directory, of watched files that are not as planned or that nobody planned."""
+        directory = self._root / plan.network_id
+        if not directory.is_dir():
+            return []
+        wanted = dnsmasq_files(plan, directory, SERVICE_DEVICE, _user_of(directory)).watched()
+        there = {f"{name}/{entry.name}" for name in (HOSTS, NAMES) for entry in (directory / name).glob("*")}
+        return sorted(path for path in wanted.keys() | there if text_of(directory / path) != wanted.get(path))
+
     def _write_watched(self, network_id: str, files: DnsmasqFiles, *, look: bool) -> list[str]:
         directory = self._root / network_id
         wanted = files.watched()

@@ -293,11 +293,9 @@ def _dnsmasq_drift(plan: HostPlan, names: Names, directory: Path) -> Iterator[De
         if not dnsmasq.is_running(network_id):
             yield Deviation(key, network_id, namespace, "process", "dnsmasq", wanted="running")
         if not dnsmasq.is_configured(service):
-            yield _edited(key, network_id, namespace, "dnsmasq")
-        lines = list(_host_lines(directory / network_id / "hosts").values())
-        for entry in service.entries:
-            if not any(_names(line, entry.address) for line in lines):
-                yield Deviation(key, network_id, namespace, "file", "hosts", entry.address, wanted="there")
+            yield _edited(key, network_id, namespace, "dnsmasq.conf")
+        for path in dnsmasq.altered(service):
+            yield _edited(key, network_id, namespace, path)
 
 
 def _radvd_drift(plan: HostPlan, names: Names, directory: Path) -> Iterator[Deviation]:
@@ -305,16 +303,14 @@ def _radvd_drift(plan: HostPlan, names: Names, directory: Path) -> Iterator[Devi
     for router_id, router in plan.routers.items():
         fragment, namespace = f"router {router_id}", names.router(router_id)
         if not radvd.is_configured(router):
-            yield _edited(fragment, router_id, namespace, "radvd")
+            yield _edited(fragment, router_id, namespace, "radvd.conf")
         if radvd_files(router) is not None and radvd.process(router_id) is None:
             yield Deviation(fragment, router_id, namespace, "process", "radvd", wanted="running")
 
 
-def _edited(fragment: str, owner: str, namespace: str, program: str) -> Deviation:
-    """A program's configuration that a hand changed."""
-    return Deviation(
-        fragment, owner, namespace, "file", f"{program}.conf", owner, wanted="as planned", found="edited or missing"
-    )
+def _edited(fragment: str, owner: str, namespace: str, file: str) -> Deviation:
+    """A program's file that a hand changed."""
+    return Deviation(fragment, owner, namespace, "file", file, owner, wanted="as planned", found="edited or missing")
 
 
 # ------------------------------------------------------------------------------------------------ leaks
