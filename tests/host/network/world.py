@@ -381,11 +381,12 @@ class World:
 
 
 def pings(namespace: str, address: str, *, wait_s: int = 1) -> bool:
-    argv = ["ping", "-c", "1", "-W", str(wait_s), address]
+    """Asks several times: after one that nobody answered the kernel waits up to a second with the next ARP request."""
+    argv = ["ping", "-c", "1", "-i", "0.25", "-w", str(wait_s + 1), address]
     return namespaces.run_inside(namespace, _run, argv, 10.0).returncode == 0
 
 
-def connects(namespace: str, address: str, port: int, *, wait_s: int = 1) -> str:
+def connects(namespace: str, address: str, port: int, *, wait_s: int = 3) -> str:
     """What the listener says (its peer's address); empty when there is no connection."""
     argv = ["busybox", "timeout", str(wait_s + 1), "busybox", "nc", "-w", str(wait_s), address, str(port)]
     done = namespaces.run_inside(namespace, _run, argv, 10.0)
